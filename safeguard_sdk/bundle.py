@@ -1,0 +1,115 @@
+"""A bundle: one folder with everything a guard needs, verified by hash when it is opened.
+
+`manifest.json` names every file with its sha256; a file that is missing, altered or not named does not load. Nothing in a
+bundle is executable: ONNX graphs, JSON, text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safeguard_sdk.errors import BundleError
+from safeguard_sdk.image import Geometry
+from safeguard_sdk.prompt import PROMPTS, PromptStyle
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+EMBEDDED = Path(__file__).parent / "nano"
+ARCHITECTURES = ("tags",)  # how a picture reaches the language model; see engine/
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Platt scaling, fitted on photos that training has not seen: score = 1 / (1 + exp(-(scale · logit + shift)))."""
+
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle; `manifest` holds what models, data and measurements it came from."""
+
+    path: Path
+    name: str
+    version: str
+    architecture: str
+    style: PromptStyle
+    geometry: Geometry
+    calibration: Calibration
+    max_policy_tokens: int
+    manifest: dict
+    sha256: str  # of the manifest, which holds the hashes of all other files
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read a manifest and verify every file it names. Raises BundleError."""
+        path = Path(path)
+        data = _read(path / MANIFEST, "a bundle is a folder with a manifest.json, as `python -m export` writes it")
+        try:
+            manifest = json.loads(data)
+        except ValueError as error:
+            raise BundleError(f"{path / MANIFEST}: is not JSON ({error}); export the bundle again") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+            raise BundleError(f"{path / MANIFEST}: format is {found!r}, this version of safeguard reads {FORMAT}; "
+                              "export the bundle again or install the version that wrote it")
+        try:
+            for file in manifest["files"]:
+                _verify(path, file["file"], file["sha256"])
+            bundle = cls._from_manifest(path, manifest, hashlib.sha256(data).hexdigest())
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{path / MANIFEST}: {type(error).__name__} {error}; "
+                              "the manifest is incomplete, export the bundle again") from error
+        return bundle
+
+    @classmethod
+    def embedded(cls) -> Bundle:
+        """The bundle inside the package: nano."""
+        return cls.open(EMBEDDED)
+
+    @classmethod
+    def _from_manifest(cls, path: Path, manifest: dict, sha256: str) -> Bundle:
+        architecture, prompt = manifest["architecture"], manifest["prompt"]
+        if architecture not in ARCHITECTURES:
+            raise BundleError(f"{path / MANIFEST}: architecture {architecture!r} is not known here "
+                              f"({', '.join(ARCHITECTURES)}); install a newer safeguard")
+        style = PROMPTS.get(prompt["style"])
+        if style is None or style.sha256 != prompt["sha256"]:
+            raise BundleError(f"{path / MANIFEST}: made for prompt {prompt['style']!r} version {prompt['version']!r}, "
+                              "which this version of safeguard does not write; export the bundle again")
+        processor = manifest["processor"]
+        return cls(
+            path=path, name=manifest["name"], version=manifest["version"], architecture=architecture, style=style,
+            geometry=Geometry(side=processor["side"], mean=tuple(processor["mean"]), std=tuple(processor["std"]),
+                              resample=processor["resample"]),
+            calibration=Calibration(manifest["calibration"]["scale"], manifest["calibration"]["shift"]),
+            max_policy_tokens=manifest["max_policy_tokens"], manifest=manifest, sha256=sha256,
+        )
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(folder: Path, name: str, sha256: str) -> None:
+    path = folder / name
+    if Path(name).name != name:
+        raise BundleError(f"{folder / MANIFEST}: names the file {name!r}; files of a bundle lie in its own folder")
+    if not path.is_file():
+        raise BundleError(f"{path}: named in the manifest and missing; copy the whole folder again")
+    found = file_sha256(path)
+    if found != sha256:
+        raise BundleError(f"{path}: sha256 is {found[:12]}…, the manifest says {sha256[:12]}…; "
+                          "the file was altered or cut short, copy the bundle again")
+
+
+def _read(path: Path, advice: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}; {advice}") from error

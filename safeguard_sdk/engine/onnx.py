@@ -1,0 +1,121 @@
+"""A bundle in ONNX Runtime: pictures become tags (vision.onnx), tags become tokens (embed.onnx), and one prefill over
+the KV cache of a rule gives the verdict (decoder.onnx)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from safeguard_sdk.bundle import Bundle
+from safeguard_sdk.engine import ImageEmbedding, Prefix
+from safeguard_sdk.engine.tags import TagTable, image_tokens, knot_weights
+from safeguard_sdk.errors import EngineError, PolicyError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+LENGTH_STEP = 8      # images are padded to multiples of this, so that those of like length run together
+MASKED = -1e9        # finite: a row that is masked whole must not become NaN
+
+
+class OnnxEngine:
+    """Thread-safe: sessions may run concurrently, and nothing else changes after construction."""
+
+    def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 0) -> None:
+        self.bundle = bundle
+        self._vision = _session(bundle.path / "vision.onnx", provider, threads)
+        self._embed = _session(bundle.path / "embed.onnx", provider, threads)
+        self._decoder = _session(bundle.path / "decoder.onnx", provider, threads)
+        self._tokenizer = Tokenizer.from_file(str(bundle.path / "tokenizer.json"))
+        self._table = TagTable.read(bundle.path / "tags.json")
+        self._tokens_of = lru_cache(maxsize=8192)(self._encode_text)
+        self._past = [entry for entry in self._decoder.get_inputs() if entry.name.startswith("past_")]
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers in use, first choice first."""
+        return self._decoder.get_providers()
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._encode_text(text))
+
+    def read(self, text: str) -> Prefix:
+        ids = np.array([self._encode_text(text)], dtype=np.int64)
+        length, most = ids.shape[1], self.bundle.max_policy_tokens
+        if length > most:
+            raise PolicyError(f"a rule is {length} tokens long, {self.bundle.name} reads at most {most}; "
+                              "shorten it or split it into several rules")
+        empty = {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in self._past}
+        causal = np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None]
+        _, *keys_values = self._decoder.run(None, {
+            "inputs_embeds": self._embeddings(ids, np.zeros((1, length, self._knots), np.float32)),
+            "position_ids": np.arange(length)[None], "attention_bias": causal, **empty})
+        return Prefix(tuple(keys_values), length)
+
+    def encode(self, pixel_values: np.ndarray) -> list[ImageEmbedding]:
+        return [self._embed_tags(self._table.select(probabilities))
+                for probabilities in self._vision.run(None, {"pixel_values": pixel_values})[0]]
+
+    def score(self, prefix: Prefix, images: Sequence[ImageEmbedding]) -> np.ndarray:
+        logits = np.empty((len(images), 2), np.float32)
+        padded = [-(-len(image.tokens) // LENGTH_STEP) * LENGTH_STEP for image in images]
+        for length in sorted(set(padded)):
+            rows = [row for row, one in enumerate(padded) if one == length]
+            logits[rows] = self._prefill(prefix, [images[row].tokens for row in rows], length)
+        return logits
+
+    def _prefill(self, prefix: Prefix, images: list[np.ndarray], length: int) -> np.ndarray:
+        """Logits of images padded to one length. The padding stands before the image, so the verdict is read off the
+        last position; how much there is depends on the image alone."""
+        width = images[0].shape[1]
+        embeddings = np.zeros((len(images), length, width), np.float32)
+        positions = np.zeros((len(images), length), np.int64)
+        bias = np.zeros((len(images), 1, length, prefix.length + length), np.float32)
+        bias[:, :, :, prefix.length:] = np.triu(np.full((length, length), MASKED, np.float32), 1)
+        for row, tokens in enumerate(images):
+            start = length - len(tokens)
+            embeddings[row, start:] = tokens
+            positions[row, start:] = prefix.length + np.arange(len(tokens))
+            bias[row, :, :, prefix.length:prefix.length + start] = MASKED
+        past = {entry.name: array for entry, array in zip(self._past, prefix.keys_values, strict=True)}
+        return self._decoder.run(["verdict_logits"], {"inputs_embeds": embeddings, "position_ids": positions,
+                                                      "attention_bias": bias, **past})[0]
+
+    def _embed_tags(self, tags: list[tuple[str, float]]) -> ImageEmbedding:
+        ids, probabilities = image_tokens(tags, self._tokens_of)
+        suffix = self._tokens_of(self.bundle.style.suffix)
+        knots = np.zeros((1, len(ids) + len(suffix), self._knots), np.float32)
+        knots[0, :len(ids)] = knot_weights(probabilities)
+        tokens = self._embeddings(np.array([[*ids, *suffix]], dtype=np.int64), knots)[0]
+        return ImageEmbedding(tokens, tuple(tags))
+
+    def _embeddings(self, ids: np.ndarray, knots: np.ndarray) -> np.ndarray:
+        return self._embed.run(None, {"ids": ids, "knots": knots})[0]
+
+    @property
+    def _knots(self) -> int:
+        return self._embed.get_inputs()[1].shape[2]
+
+    def _encode_text(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _session(path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
+    if provider not in PROVIDERS:
+        raise EngineError(f"unknown execution provider {provider!r}; known: {', '.join(PROVIDERS)}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise EngineError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error}); "
+                          "see `safeguard info`") from error
+    found = session.get_providers()[0]
+    if found != PROVIDERS[provider]:  # onnxruntime falls back to the CPU without a word
+        raise EngineError(f"{path.name} was to run on {PROVIDERS[provider]}, ONNX Runtime chose {found}; "
+                          f"available here: {', '.join(onnxruntime.get_available_providers())}")
+    return session

@@ -1,0 +1,114 @@
+"""A policy on an engine: the one object that an application needs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from safeguard_sdk.bundle import Bundle
+from safeguard_sdk.engine import Engine, ImageEmbedding, open_engine
+from safeguard_sdk.image import decode_image, to_pixel_values
+from safeguard_sdk.policy import Policy
+from safeguard_sdk.verdict import Verdict, calibrated_score, decide
+
+ImageSource = str | Path | bytes | Image.Image | np.ndarray
+
+
+class Guard:
+    """Judges images by a policy; thread-safe.
+
+    policy    rules in plain words; each rule's prompt is read once, here
+    bundle    an opened bundle or the folder of one; the embedded nano by default
+    provider  where its graphs run: "cpu", "cuda" or "tensorrt"
+    threads   of the runtime; 0 for all cores
+    raises    PolicyError if a rule is too long for the model, BundleError, EngineError
+    """
+
+    def __init__(self, policy: Policy, bundle: Bundle | str | Path | None = None, *,
+                 provider: str = "cpu", threads: int = 0) -> None:
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.embedded() if bundle is None else Bundle.open(bundle)
+        self.policy, self.bundle = policy, bundle
+        self.engine: Engine = open_engine(bundle, provider, threads)
+        self._prefixes = {rule.id: self.engine.read(bundle.style.prefix(rule.canonical_text)) for rule in policy.rules}
+
+    def check(self, image: ImageSource) -> Verdict:
+        """Judge one image: a path, the bytes of a file, a PIL image, or an (h, w, 3) uint8 array.
+
+        raises  ImageError when the image cannot be judged; a failure is never a verdict
+        """
+        started = time.perf_counter()
+        rgb = decode_image(image, target_side=self.bundle.geometry.side)
+        decoded = time.perf_counter()
+        pixel_values = to_pixel_values(rgb, self.bundle.geometry)
+        patched = time.perf_counter()
+        (embedding,) = self.engine.encode(pixel_values[None])
+        encoded = time.perf_counter()
+        (verdict,) = self.judge([embedding])
+        marks = {"decode": decoded - started, "patches": patched - decoded, "vision": encoded - patched,
+                 "prefill": time.perf_counter() - encoded}
+        verdict.ms.update({stage: seconds * 1000 for stage, seconds in marks.items()})
+        return verdict
+
+    def explain(self, image: ImageSource) -> Verdict:
+        """Judge one image and say what it was judged by, in `rationale`."""
+        (embedding,) = self.engine.encode(self._pixel_values(image)[None])
+        (verdict,) = self.judge([embedding], explain=True)
+        return verdict
+
+    def check_many(self, images: Iterable[ImageSource], batch_size: int = 16) -> Iterator[Verdict]:
+        """Verdicts in the order of `images`, each equal to what `check` gives alone. Reads ahead one batch at most.
+
+        raises  ImageError at the place of an image that cannot be judged; the verdicts before it have been given
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, must be at least 1")
+        source = iter(images)
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            waiting = ahead.submit(self._prepare, source, batch_size)
+            while True:
+                pixel_values, error = waiting.result()
+                if error is None and len(pixel_values) == batch_size:
+                    waiting = ahead.submit(self._prepare, source, batch_size)
+                if pixel_values:
+                    yield from self.judge(self.engine.encode(np.stack(pixel_values)))
+                if error is not None:
+                    raise error
+                if len(pixel_values) < batch_size:
+                    return
+
+    def judge(self, embeddings: list[ImageEmbedding], explain: bool = False) -> list[Verdict]:
+        """Verdicts of images that `engine.encode` has seen; nothing is decoded again when the policy changes."""
+        logits = {rule.id: self.engine.score(self._prefixes[rule.id], embeddings) for rule in self.policy.rules}
+        verdicts = []
+        for row, embedding in enumerate(embeddings):
+            scores = {rule: calibrated_score(rows[row], self.bundle.calibration) for rule, rows in logits.items()}
+            label, score, rule = decide(scores, self.policy)
+            verdicts.append(Verdict(label, score, rule, scores, self.policy.sha256, self.bundle.sha256,
+                                    self.bundle.style.sha256, _rationale(embedding) if explain else None))
+        return verdicts
+
+    def _prepare(self, source: Iterator[ImageSource], count: int) -> tuple[list[np.ndarray], Exception | None]:
+        """Up to `count` images ready for the engine, and the error that ended it early. Any error of the source or of
+        an image is handed on, so that the images before it are still judged."""
+        ready: list[np.ndarray] = []
+        try:
+            ready.extend(self._pixel_values(image) for image in itertools.islice(source, count))
+        except Exception as error:
+            return ready, error
+        return ready, None
+
+    def _pixel_values(self, image: ImageSource) -> np.ndarray:
+        return to_pixel_values(decode_image(image, target_side=self.bundle.geometry.side), self.bundle.geometry)
+
+
+def _rationale(embedding: ImageEmbedding) -> str:
+    """What the picture was judged by, for bundles that name what they see."""
+    seen = ", ".join(f"{name} ({probability:.0%})" for name, probability in embedding.seen)
+    return f"Seen in the picture: {seen}." if seen else "Nothing in the picture was recognised."

@@ -1,0 +1,33 @@
+"""`python -m training COMMAND`: the way from photos to checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def training() -> None:
+    """Train guards; run from a clone."""
+
+
+@app.command()
+def nano(
+    photos: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with an index.csv.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for checkpoints and log; run again to go on.")] =
+        Path("runs/nano"),
+    recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Recipe in YAML.")] = None,
+) -> None:
+    """Train the embedded model on labelled photos.
+
+    Example: python -m training nano ../shared/data/photos --out runs/nano
+    """
+    from training.nano.train import RECIPE, Recipe, train
+    train(photos, out, Recipe.read(recipe or RECIPE))
+
+
+app()

@@ -1,0 +1,203 @@
+"""The exam of nano: questions over photos, concepts and wordings that training has not seen, and its marks.
+
+A question is a policy, a photo and the right verdict. Parts of the exam:
+    seen         two-sided policies over concepts that training names
+    unseen       the same over held-out concepts (heldout_concepts.yaml)
+    exception    X forbidden or allowed, except a kind of X
+    only         only X is allowed
+    blanket      everything is allowed
+Each part is written once in wordings of training and once in held-out ones (wordings_heldout.yaml). A flip is a pair of
+questions over one photo whose policies are opposite.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from training.policyflip.concepts import FOLDER, Concept, Concepts, Heldout
+from training.policyflip.policies import PolicyFlip
+from training.policyflip.scenes import PhotoWorld, Scene
+from training.policyflip.wordings import Bank, fill
+
+KNOWN = "known"  # name of the wordings of training
+
+
+@dataclass(frozen=True)
+class Question:
+    part: str      # "seen", "unseen", "exception", "only", "blanket"
+    wording: str   # "known" or the name of a held-out wording
+    text: str
+    scene: Scene
+    broken: bool
+    flip: int      # questions with one number are one photo under opposite policies; -1: no pair
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Whole-policy templates in one register."""
+
+    name: str
+    register: str
+    flip: str
+    flip_allowed_first: bool
+    except_: str
+    allow_except: str
+    only: str
+    everything_allowed: str
+
+
+def read_wordings(path: Path = FOLDER / "wordings_heldout.yaml") -> list[Wording]:
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [Wording(**{"except_" if key == "except" else key: value for key, value in entry.items()})
+            for entry in document["wordings"]]
+
+
+def build_exam(world: PhotoWorld, concepts: Concepts, heldout: Heldout, questions: int, seed: int) -> list[Question]:
+    """About `questions` questions for each part and each kind of wording; the same for the same seed."""
+    rng = random.Random(seed)
+    wordings, bank = read_wordings(), Bank.read()
+    exam: list[Question] = []
+    writers = [_known_writer(bank, rng), _heldout_writer(wordings, rng)]
+    for write in writers:
+        for part, namer in (("seen", _seen_namer(world)), ("unseen", _unseen_namer(world, concepts, heldout))):
+            _fill(exam, questions, lambda p=part, n=namer, w=write: _flips(world, n, w, p, len(exam), rng))
+        _fill(exam, questions, lambda w=write: _exceptions(world, w, len(exam), rng))
+        _fill(exam, questions, lambda w=write: _only(world, w, rng))
+        _fill(exam, questions // 3, lambda w=write: _blanket(world, w, rng))
+    return exam
+
+
+def metrics(exam: list[Question], logits: np.ndarray) -> dict[str, float]:
+    """Marks by part and kind of wording: accuracy, AUROC, flips both right; and the AUROC of the worst wordings."""
+    broken = np.array([question.broken for question in exam])
+    right = (logits > 0) == broken
+    marks: dict[str, float] = {}
+    kinds = ["known" if question.wording == KNOWN else "heldout" for question in exam]
+    groups = defaultdict(list)
+    for row, (question, kind) in enumerate(zip(exam, kinds, strict=True)):
+        groups[f"{question.part}/{kind}"].append(row)
+    for group, rows in sorted(groups.items()):
+        marks[f"{group}/accuracy"] = float(right[rows].mean())
+        if 0 < broken[rows].sum() < len(rows):
+            marks[f"{group}/auroc"] = float(roc_auc_score(broken[rows], logits[rows]))
+            marks[f"{group}/balanced"] = float((right[rows][broken[rows]].mean() + right[rows][~broken[rows]].mean()) / 2)
+        flips = defaultdict(list)
+        for row in rows:
+            if exam[row].flip >= 0:
+                flips[exam[row].flip].append(row)
+        pairs = [pair for pair in flips.values() if len(pair) == 2]
+        if pairs:
+            marks[f"{group}/both_right"] = float(np.mean([right[pair].all() for pair in pairs]))
+    by_wording = wording_auroc(exam, logits)
+    if by_wording:
+        marks["worst_wording/auroc"] = min(by_wording.values())
+    marks["ece"] = calibration_error(1 / (1 + np.exp(-logits)), broken)
+    return {name: round(mark, 4) for name, mark in marks.items()}
+
+
+def wording_auroc(exam: list[Question], logits: np.ndarray) -> dict[str, float]:
+    """AUROC of each held-out wording over its flips."""
+    rows = defaultdict(list)
+    for row, question in enumerate(exam):
+        if question.wording != KNOWN and question.flip >= 0:
+            rows[question.wording].append(row)
+    broken = np.array([question.broken for question in exam])
+    return {name: float(roc_auc_score(broken[some], logits[some])) for name, some in rows.items()
+            if 0 < broken[some].sum() < len(some)}
+
+
+def calibration_error(scores: np.ndarray, broken: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error of scores in [0, 1]; Guo et al. 2017 (arXiv:1706.04599), eq. 3, for one class."""
+    bin_of = np.minimum((scores * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(bin_of, weights=scores - broken)).sum() / len(scores))
+
+
+def _fill(exam: list[Question], wanted: int, make) -> None:
+    until = len(exam) + wanted
+    while len(exam) < until:
+        exam += make()
+
+
+def _known_writer(bank: Bank, rng: random.Random):
+    def write(kind: str, **concepts: Concept) -> tuple[str, str]:
+        kind = {"flip": "two_sided", "except_": "forbid_except"}.get(kind, kind)
+        return KNOWN, bank.phrase(kind, rng, **{slot: [concept.names[0]] for slot, concept in concepts.items()})
+    return write
+
+
+def _heldout_writer(wordings: list[Wording], rng: random.Random):
+    def write(kind: str, **concepts: Concept) -> tuple[str, str]:
+        wording = rng.choice(wordings)
+        slots = {slot: concept.names[0].plural for slot, concept in concepts.items()}
+        return wording.name, fill(getattr(wording, kind), slots)
+    return write
+
+
+def _seen_namer(world: PhotoWorld):
+    return lambda scene, rng: world.concept_in(scene, rng)
+
+
+def _unseen_namer(world: PhotoWorld, concepts: Concepts, heldout: Heldout):
+    kinds = [concepts.concept_of(concepts.wordnet.synsets[offset]) for offset in sorted(heldout.synsets)]
+
+    def name(scene: Scene, rng: random.Random) -> Concept | None:
+        held = [kind for kind in kinds if concepts.truth(kind, scene.shown)]
+        return rng.choice(held) if held else None
+    return name
+
+
+def _flips(world: PhotoWorld, namer, write, part: str, number: int, rng: random.Random) -> list[Question]:
+    """Two photos, each under "x forbidden, y allowed" and the reverse, in one wording: two flips."""
+    one, other = world.any(rng), world.any(rng)
+    x = namer(one, rng)
+    y = world.concept_in(other, rng) if part == "unseen" else namer(other, rng)
+    truth = world.concepts.truth
+    if x is None or y is None or truth(x, other.shown) is not False or truth(y, one.shown) is not False:
+        return []
+    state = rng.getstate()
+    wording, first = write("flip", x=x, y=y)
+    rng.setstate(state)  # the same wording for the reverse
+    _, second = write("flip", x=y, y=x)
+    return [Question(part, wording, first, one, True, number), Question(part, wording, second, one, False, number),
+            Question(part, wording, first, other, False, number + 1),
+            Question(part, wording, second, other, True, number + 1)]
+
+
+def _exceptions(world: PhotoWorld, write, number: int, rng: random.Random) -> list[Question]:
+    """A photo of z and one of another x, under "x forbidden except z" and "x allowed except z"."""
+    flip = PolicyFlip(world, Bank({}))
+    x, z = flip.wide_and_narrow(rng)
+    if x is None or z is None:
+        return []
+    inside = world.with_concept(z, rng)
+    outside = [scene for scene in (world.with_concept(x, rng) for _ in range(12))
+               if scene and world.concepts.truth(z, scene.shown) is False]
+    if inside is None or not outside:
+        return []
+    questions = []
+    for kind, broken_inside in (("except_", False), ("allow_except", True)):
+        wording, text = write(kind, x=x, z=z)
+        questions += [Question("exception", wording, text, inside, broken_inside, -1),
+                      Question("exception", wording, text, outside[0], not broken_inside, -1)]
+    return questions
+
+
+def _only(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
+    scene, other = world.any(rng), world.any(rng)
+    x = world.concept_in(scene, rng)
+    if x is None or world.concepts.truth(x, other.shown) is not False:
+        return []
+    wording, text = write("only", x=x)
+    return [Question("only", wording, text, scene, False, -1), Question("only", wording, text, other, True, -1)]
+
+
+def _blanket(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
+    wording, text = write("everything_allowed")
+    return [Question("blanket", wording, text, world.any(rng), False, -1)]

@@ -1,0 +1,131 @@
+"""The reader of nano: the first layers of SmolLM2-135M, which read a policy once and then several pictures by it.
+
+A pack is one policy followed by the tags of its pictures. Every picture attends to the policy and to itself only, and
+its positions continue the policy's: the same numbers as one run for each picture over the policy's KV cache, at a
+fraction of the cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaModel
+
+from safeguard_sdk.engine.tags import KNOTS, knot_weights
+from safeguard_sdk.prompt import PROMPTS
+
+STYLE = PROMPTS["direct"]
+LOGIT_SCALE = 0.1  # SmolLM2's raw logits are tens; unscaled, the loss starts in saturation and stays at chance
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packs of one length. T is the longest pack, R the pictures of all packs."""
+
+    ids: torch.Tensor          # (packs, T) int64
+    positions: torch.Tensor    # (packs, T) int64
+    picture: torch.Tensor      # (packs, T) int64: 0 policy, 1… the picture a token belongs to, -1 padding
+    knots: torch.Tensor        # (packs, T, knots) float32: probability of a tag token, all 0 elsewhere
+    verdict_at: torch.Tensor   # (R, 2) int64: pack and place of each picture's last token
+    broken: torch.Tensor       # (R,) float32
+
+    def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
+        """(packs, 1, T, T) additive: causal; pictures see the policy and themselves."""
+        own = self.picture[:, :, None] == self.picture[:, None, :]
+        seen = own | (self.picture[:, None, :] == 0)
+        length = self.ids.shape[1]
+        seen &= torch.ones(length, length, dtype=torch.bool).tril()
+        return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+class Reader(nn.Module):
+    """Language model, learnt embeddings of probability, and a head for the two verdict tokens."""
+
+    def __init__(self, model: LlamaModel, verdict_rows: torch.Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.probability = nn.Embedding(len(KNOTS), model.config.hidden_size)
+        nn.init.normal_(self.probability.weight, std=0.02)
+        self.verdict = nn.Linear(model.config.hidden_size, 2, bias=True)  # logits of safe, unsafe
+        with torch.no_grad():
+            self.verdict.weight.copy_(verdict_rows * LOGIT_SCALE)
+            self.verdict.bias.zero_()
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """(R,) logit that the policy is broken."""
+        embedded = self.model.get_input_embeddings()(batch.ids)
+        embedded = embedded + (batch.knots @ self.probability.weight).to(embedded.dtype)
+        hidden = self.model(inputs_embeds=embedded, attention_mask=batch.attention_mask(embedded.dtype),
+                            position_ids=batch.positions, use_cache=False).last_hidden_state
+        last = hidden[batch.verdict_at[:, 0], batch.verdict_at[:, 1]]
+        safe, unsafe = self.verdict(last.float()).unbind(1)
+        return unsafe - safe
+
+
+def load_base(gguf: Path, layers: int):
+    """SmolLM2 from its GGUF, cut to the first layers: (tokenizer, LlamaModel in bfloat16, rows of the verdict tokens)."""
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    whole = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = LlamaConfig(**{**whole.config.to_dict(), "num_hidden_layers": layers})
+    config._attn_implementation = "eager"  # twice as fast here as sdpa, which has no fast path for a mask
+    model = LlamaModel(config)
+    model.load_state_dict(whole.model.state_dict(), strict=False)
+    rows = [verdict_token(tokenizer, text) for text in (STYLE.verdict_tokens.safe, STYLE.verdict_tokens.unsafe)]
+    verdict_rows = whole.get_output_embeddings().weight[rows].detach().clone()
+    return tokenizer, model.to(torch.bfloat16), verdict_rows
+
+
+def verdict_token(tokenizer, text: str) -> int:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(f"verdict {text!r} is {len(ids)} tokens of this tokenizer, must be one")
+    return ids[0]
+
+
+def with_adapters(model: LlamaModel, rank: int) -> nn.Module:
+    """The model with LoRA on every linear layer; nothing else of it is trained."""
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules="all-linear")
+    adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def collate(packs: list[tuple[list[int], list[tuple[np.ndarray, np.ndarray]], list[bool]]],
+            suffix: list[int]) -> Batch:
+    """Token ids of the policy's prompt prefix, (ids, probabilities) of each picture, verdicts → a batch.
+
+    suffix  tokens between a picture and its verdict, the same for all
+    """
+    rows = []
+    for prefix, pictures, _ in packs:
+        ids, positions, picture = list(prefix), list(range(len(prefix))), [0] * len(prefix)
+        probabilities, ends = [np.full(len(prefix), np.nan)], []
+        for number, (tags, probability) in enumerate(pictures, 1):
+            length = len(tags) + len(suffix)
+            ids += [*tags, *suffix]
+            positions += range(len(prefix), len(prefix) + length)
+            picture += [number] * length
+            probabilities += [probability, np.full(len(suffix), np.nan)]
+            ends.append(len(ids) - 1)
+        rows.append((ids, positions, picture, np.concatenate(probabilities), ends))
+    length = max(len(row[0]) for row in rows)
+
+    def padded(column: int, value: int) -> torch.Tensor:
+        return torch.tensor([row[column] + [value] * (length - len(row[column])) for row in rows])
+
+    knots = np.zeros((len(rows), length, len(KNOTS)), np.float32)
+    for number, row in enumerate(rows):
+        tagged = np.flatnonzero(~np.isnan(row[3]))
+        knots[number, tagged] = knot_weights(row[3][tagged])
+    return Batch(
+        ids=padded(0, 0), positions=padded(1, 0), picture=padded(2, -1), knots=torch.from_numpy(knots),
+        verdict_at=torch.tensor([(number, end) for number, row in enumerate(rows) for end in row[4]]),
+        broken=torch.tensor([float(broken) for *_, verdicts in packs for broken in verdicts]),
+    )

@@ -1,0 +1,238 @@
+"""Train nano: name what is seen (vision.py, tags.py), then read policies over it (reader.py).
+
+    python -m training nano ../shared/data/photos --out runs/nano
+
+Run it again and it goes on from its last checkpoint with the same data in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from safeguard_sdk.engine.tags import TagTable, image_tokens
+from training.assets import fetch_smollm2, fetch_wordnet
+from training.nano.exam import build_exam, metrics
+from training.nano.reader import STYLE, Reader, collate, load_base, with_adapters
+from training.nano.tags import plan_tags, tag_photos, train_taggers
+from training.nano.vision import photo_features
+from training.photos import Photo, read_photos
+from training.policyflip.concepts import Concepts, Heldout
+from training.policyflip.policies import Pack, PolicyFlip
+from training.policyflip.scenes import PhotoWorld, WordWorld
+from training.policyflip.wordings import Bank
+from training.wordnet import WordNet
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "nano.yaml"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    seed: int
+    views: int
+    layers: int
+    rank: int
+    learning_rate: float
+    warmup_steps: int
+    steps: int
+    decay_from: int
+    easy_steps: int
+    families: int
+    micro_packs: int
+    checkpoint_every: int
+    evaluate_every: int
+
+    @classmethod
+    def read(cls, path: Path = RECIPE) -> Recipe:
+        return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate as a share of `learning_rate`: up, flat, then down to 5 %."""
+        left = (self.steps - step) / (self.steps - self.decay_from)
+        return min((step + 1) / self.warmup_steps, max(0.05, min(1.0, left)))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Everything about the photos: what they show and what the eye names in each of their views."""
+
+    photos: list[Photo]
+    table: TagTable
+    probabilities: np.ndarray  # (photos, views, tags) float16
+
+    def rows(self, split: str) -> list[int]:
+        return [row for row, photo in enumerate(self.photos) if photo.split == split]
+
+
+def train(photos: Path, out: Path, recipe: Recipe) -> None:
+    """Write `out/reader.pt` (adapters, probability embeddings, verdict head) and `out/tagger.pt`, and log to
+    `out/log.jsonl`."""
+    torch.set_flush_denormal(True)  # denormals in softmax cost a factor of 50
+    out.mkdir(parents=True, exist_ok=True)
+    concepts = Concepts.read(WordNet.read(fetch_wordnet(out.parent / "assets")))
+    heldout = Heldout.read(concepts)
+    sight = see(photos, out, concepts, heldout, recipe)
+    tokenizer, model, verdict_rows = load_base(fetch_smollm2(out.parent / "assets"), recipe.layers)
+    reader = Reader(with_adapters(model, recipe.rank), verdict_rows)
+    encode = cache(lambda text: tokenizer.encode(text, add_special_tokens=False))
+    worlds = [photo_world(sight, "train", concepts, heldout), word_world(sight, concepts, heldout)]
+    sources = [PolicyFlip(world, Bank.read()) for world in worlds]
+    exam = build_exam(photo_world(sight, "validation", concepts, heldout, first_view=True), concepts, heldout,
+                      questions=60, seed=1)
+
+    optimizer = _optimizer(reader, recipe)
+    log = open(out / "log.jsonl", "a", encoding="utf-8")
+    first = _resume(out / "checkpoint.pt", reader, optimizer)
+    started = time.monotonic()
+    for step in range(first, recipe.steps):
+        packs = draw(sources, recipe, step)
+        loss = _step(reader, optimizer, packs, encode, recipe, step)
+        done = step + 1
+        if done % 10 == 0:
+            _report(log, {"step": done, "loss": loss, "eta_minutes": _eta(started, first, done, recipe.steps)})
+        if done % recipe.evaluate_every == 0 or done == recipe.steps:
+            scores = score(reader, [(question.text, question.scene) for question in exam], encode)
+            _report(log, {"step": done, "validation": metrics(exam, scores)})
+        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            _save(out / "checkpoint.pt", {"step": done, "reader": _trained(reader), "optimizer": optimizer.state_dict()})
+    _save(out / "reader.pt", {"recipe": vars(recipe), "reader": _trained(reader)})
+
+
+def see(folder: Path, out: Path, concepts: Concepts, heldout: Heldout, recipe: Recipe) -> Sight:
+    """Features, tag head, tags of all photos; the trained tagger is kept in `out/tagger.pt`."""
+    photos = read_photos(folder)
+    features = photo_features(photos, out, recipe.views)
+    plan = plan_tags(concepts, heldout, photos)
+    cached = out / "tags.npy"
+    if not cached.is_file():
+        tagger, folds, quality = train_taggers(plan, concepts, photos, features, recipe.seed)
+        (out / "head_quality.json").write_text(json.dumps(quality, indent=1), encoding="utf-8")
+        torch.save({"groups": plan.groups, "head": tagger.head.state_dict(), "table": vars(plan.table)},
+                   out / "tagger.pt")
+        np.save(cached, tag_photos(tagger, folds, photos, features))
+    return Sight(photos, plan.table, np.load(cached, mmap_mode="r"))
+
+
+def photo_world(sight: Sight, split: str, concepts: Concepts, heldout: Heldout, first_view: bool = False) -> PhotoWorld:
+    """The photos of a split; in training any view of a photo may come, in tests only the whole photo."""
+    rows = sight.rows(split)
+    views = 1 if first_view else sight.probabilities.shape[1]
+
+    @cache
+    def select(row: int, view: int) -> list[tuple[str, float]]:
+        return sight.table.select(sight.probabilities[row, view].astype(np.float32))
+
+    return PhotoWorld(concepts, heldout, [concepts.shown_in(sight.photos[row]) for row in rows],
+                      lambda place, rng: select(rows[place], rng.randrange(views)))
+
+
+def word_world(sight: Sight, concepts: Concepts, heldout: Heldout) -> WordWorld:
+    """Scenes of words; besides WordNet's nouns they hold the labels that the eye has a tag for."""
+    tags = {name for name, kind in zip(sight.table.names, sight.table.kinds, strict=True) if kind == "head"}
+    labels = sorted({label for photo in sight.photos for label in photo.labels} & tags)
+    return WordWorld(concepts, heldout, labels)
+
+
+def draw(sources: list[PolicyFlip], recipe: Recipe, step: int) -> list[Pack]:
+    """The packs of a step; the same for the same seed and step, whatever ran before."""
+    rng = random.Random(recipe.seed * 1_000_003 + step)
+    packs = []
+    for number in range(recipe.families):
+        packs += sources[number % len(sources)].family(rng, easy=step < recipe.easy_steps)
+    return [pack for pack in packs if pack.scenes]
+
+
+def score(reader: Reader, rows: list[tuple[str, object]], encode, together: int = 8) -> np.ndarray:
+    """(rows,) logit that the policy is broken, for (policy text, scene) rows; rows of one policy share a pack."""
+    by_text: dict[str, list[int]] = {}
+    for number, (text, _) in enumerate(rows):
+        by_text.setdefault(text, []).append(number)
+    packs = [numbers[start:start + together] for numbers in by_text.values()
+             for start in range(0, len(numbers), together)]
+    packs.sort(key=lambda numbers: len(rows[numbers[0]][0]))
+    logits = np.empty(len(rows))
+    rng = random.Random(0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, len(packs), together):
+            some = packs[start:start + together]
+            batch = collate([(encode(STYLE.prefix(rows[numbers[0]][0])),
+                              [image_tokens(rows[number][1].tags(rng), encode) for number in numbers],
+                              [False] * len(numbers)) for numbers in some], encode(STYLE.suffix))
+            logits[np.concatenate(some)] = reader(batch).float().numpy()
+    return logits
+
+
+def _step(reader: Reader, optimizer: torch.optim.Optimizer, packs: list[Pack], encode, recipe: Recipe, step: int) -> float:
+    """One update; returns the mean loss over the scenes."""
+    rng = random.Random(step)
+    prepared = [(encode(STYLE.prefix(pack.text)), [image_tokens(scene.tags(rng), encode) for scene in pack.scenes],
+                 list(pack.broken)) for pack in packs]
+    prepared.sort(key=lambda one: len(one[0]) + sum(len(tags) for tags, _ in one[1]))
+    scenes = sum(len(verdicts) for *_, verdicts in prepared)
+    total = 0.0
+    for start in range(0, len(prepared), recipe.micro_packs):
+        batch = collate(prepared[start:start + recipe.micro_packs], encode(STYLE.suffix))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = reader(batch)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, batch.broken, reduction="sum") / scenes
+        loss.backward()
+        total += loss.item()
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * recipe.rate_at(step)
+    optimizer.step()
+    optimizer.zero_grad()
+    if not math.isfinite(total):
+        raise FloatingPointError(f"loss is {total} at step {step}; lower learning_rate and start from the checkpoint")
+    return total
+
+
+def _optimizer(reader: Reader, recipe: Recipe) -> torch.optim.Optimizer:
+    adapters = [p for name, p in reader.named_parameters() if p.requires_grad and "lora_" in name]
+    rest = [p for name, p in reader.named_parameters() if p.requires_grad and "lora_" not in name]
+    peak = recipe.learning_rate
+    return torch.optim.AdamW([{"params": adapters, "lr": peak, "peak": peak},
+                              {"params": rest, "lr": 4 * peak, "peak": 4 * peak}], weight_decay=0.0)
+
+
+def _trained(reader: Reader) -> dict[str, torch.Tensor]:
+    wanted = {name for name, parameter in reader.named_parameters() if parameter.requires_grad}
+    return {name: tensor for name, tensor in reader.state_dict().items() if name in wanted}
+
+
+def _resume(path: Path, reader: Reader, optimizer: torch.optim.Optimizer) -> int:
+    if not path.is_file():
+        return 0
+    state = torch.load(path, weights_only=True)
+    reader.load_state_dict(state["reader"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    print(f"going on from step {state['step']} ({path})", flush=True)
+    return state["step"]
+
+
+def _save(path: Path, state: dict) -> None:
+    """Write beside, then rename: a stop in between leaves the former file whole."""
+    beside = path.with_suffix(".partial")
+    torch.save(state, beside)
+    beside.replace(path)
+
+
+def _eta(started: float, first: int, done: int, steps: int) -> float:
+    return round((time.monotonic() - started) / (done - first) * (steps - done) / 60, 1)
+
+
+def _report(log, row: dict) -> None:
+    line = json.dumps(row)
+    print(line, flush=True)
+    log.write(line + "\n")
+    log.flush()

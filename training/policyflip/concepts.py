@@ -1,0 +1,166 @@
+"""What a photo shows, in the terms of a policy: concepts, their names, and whether a set of labels makes them true.
+
+A concept is a hand-written group (concepts.yaml) or any noun of WordNet. Its truth over a photo has three values, since
+a missing label does not say that a thing is absent: True, False, or None where nobody can know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import inflect
+import yaml
+
+from training.photos import Photo
+from training.wordnet import THINGS, Synset, WordNet
+
+FOLDER = Path(__file__).parent
+NAMED_FILES = THINGS - {3} | {8, 19, 27}  # whose nouns make up scenes of words: also the body, phenomena, substances
+MASS_FILES = {4, 11, 13, 19, 27}  # acts, events, food, phenomena, substances: named without plural
+_inflect = inflect.engine()
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One way to name a concept: "gun" / "guns"; both are "smoke" for a mass noun."""
+
+    singular: str
+    plural: str
+
+    @property
+    def with_article(self) -> str:
+        return self.singular if self.singular == self.plural else _inflect.a(self.singular)
+
+
+@dataclass(frozen=True)
+class Concept:
+    id: str                                  # "weapon", or the offset of a synset
+    names: tuple[Name, ...]
+    labels: frozenset[str] = frozenset()     # photo labels that make it true
+    kinds: frozenset[str] = frozenset()      # synsets whose subtree makes it true
+    maybe: frozenset[str] = frozenset()      # photo labels that leave it open
+    without: frozenset[str] = frozenset()    # photo labels that make it false, whatever else is there
+    absent_from: frozenset[str] | None = None  # sources where a missing label means absence; None: all
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is to be seen in one scene."""
+
+    labels: frozenset[str]
+    synsets: frozenset[str]       # of the labels
+    kinds: frozenset[str]         # the synsets and all their hypernyms
+    source: str                   # of the photo; "" for a scene made of words, in which nothing is left open
+
+
+@dataclass(frozen=True)
+class Concepts:
+    wordnet: WordNet
+    groups: dict[str, Concept]
+    label_synsets: dict[str, tuple[str, ...]] = field(default_factory=dict)  # overrides: label → other names
+
+    @classmethod
+    def read(cls, wordnet: WordNet, path: Path = FOLDER / "concepts.yaml") -> Concepts:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        groups = {name: _group(name, entry, wordnet) for name, entry in document["groups"].items()}
+        return cls(wordnet, groups, {label: tuple(names) for label, names in document["synsets"].items()})
+
+    def shown_in(self, photo: Photo) -> Shown:
+        return self.shown(photo.labels, photo.source)
+
+    def shown(self, labels: frozenset[str], source: str = "") -> Shown:
+        synsets = frozenset(synset.offset for synset in map(self.synset_of_label, labels) if synset)
+        return Shown(labels, synsets, self._kinds(synsets), source)
+
+    def synset_of_label(self, label: str) -> Synset | None:
+        other = self.label_synsets.get(label)
+        return self.wordnet.find(other[0]) if other else self.wordnet.find(label)
+
+    def concept_of(self, synset: Synset) -> Concept:
+        """A noun of WordNet as a concept; its labels are left to `kinds`."""
+        return Concept(synset.offset, tuple(noun_name(lemma, synset.lexicographer) for lemma in synset.lemmas[:3]),
+                       kinds=frozenset({synset.offset}))
+
+    def truth(self, concept: Concept, shown: Shown) -> bool | None:
+        """Whether the scene shows the concept; None where its labels leave that open."""
+        if shown.labels & concept.without:
+            return False
+        if shown.labels & concept.labels or shown.kinds & concept.kinds:
+            return True
+        if shown.labels & concept.maybe:
+            return None
+        if any(self.wordnet.ancestors(kind) & shown.synsets for kind in concept.kinds):
+            return None  # labelled "bird", asked for flamingos
+        if shown.source and concept.absent_from is not None and shown.source not in concept.absent_from:
+            return None
+        return False
+
+    @cached_property
+    def visible_nouns(self) -> tuple[Synset, ...]:
+        """Nouns of WordNet that name a kind of visible thing by its commonest sense, no proper names."""
+        chosen = []
+        for synset in self.wordnet.synsets.values():
+            lemma = synset.lemmas[0]
+            if (synset.lexicographer in NAMED_FILES and not synset.instance and lemma == lemma.lower()
+                    and len(lemma.split()) <= 3 and self.wordnet.senses[lemma][0] == synset.offset):
+                chosen.append(synset)
+        return tuple(chosen)
+
+    def _kinds(self, synsets: frozenset[str]) -> frozenset[str]:
+        return frozenset().union(*(self.wordnet.ancestors(offset) for offset in synsets))
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Concepts that no training policy may name (heldout_concepts.yaml)."""
+
+    labels: frozenset[str]
+    synsets: frozenset[str]
+    words: frozenset[str]  # every name of theirs, lower case
+
+    @classmethod
+    def read(cls, concepts: Concepts, path: Path = FOLDER / "heldout_concepts.yaml") -> Heldout:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        leaves = [concepts.synset_of_label(label) for label in document["leaves"]]
+        groups = [concepts.wordnet.find(name) for name in document["groups"]]
+        found = [synset for synset in leaves + groups if synset]
+        words = {lemma.lower() for synset in found for lemma in synset.lemmas} | set(document["leaves"])
+        return cls(frozenset(document["leaves"]), frozenset(synset.offset for synset in found), frozenset(words))
+
+    def __contains__(self, concept: Concept) -> bool:
+        named = {form.lower() for name in concept.names for form in (name.singular, name.plural)}
+        return bool(concept.kinds & self.synsets or concept.labels & self.labels and len(concept.labels) == 1
+                    or named & self.words)
+
+
+def noun_name(lemma: str, lexicographer: int) -> Name:
+    """A lemma with its plural; mass nouns keep one form half of the time by their kind of thing."""
+    if lexicographer in MASS_FILES or lemma.endswith("s") or lemma.endswith("wear"):
+        return Name(lemma, lemma)
+    return Name(lemma, _inflect.plural_noun(lemma) or lemma)
+
+
+def _group(name: str, entry: dict, wordnet: WordNet) -> Concept:
+    unknown = entry.keys() - {"names", "labels", "kinds", "maybe", "without", "only_absent_from"}
+    if unknown or not entry.get("names"):
+        raise ValueError(f"concepts.yaml, {name}: unknown keys {sorted(unknown)} or no names")
+    kinds = {kind: wordnet.find(kind) for kind in entry.get("kinds", [])}
+    missing = [kind for kind, synset in kinds.items() if synset is None]
+    if missing:
+        raise ValueError(f"concepts.yaml, {name}: WordNet has no visible noun {missing}")
+    return Concept(
+        id=name,
+        names=tuple(_written_name(text) for text in entry["names"]),
+        labels=frozenset(entry.get("labels", [])),
+        kinds=frozenset(synset.offset for synset in kinds.values()),
+        maybe=frozenset(entry.get("maybe", [])),
+        without=frozenset(entry.get("without", [])),
+        absent_from=frozenset(entry["only_absent_from"]) if "only_absent_from" in entry else None,
+    )
+
+
+def _written_name(text: str) -> Name:
+    singular, _, plural = (part.strip() for part in text.partition("|"))
+    return Name(singular, plural or singular)

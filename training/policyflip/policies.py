@@ -1,0 +1,322 @@
+"""Policies over scenes: the same scenes under opposite policies, in many wordings, with the verdict of each.
+
+A family draws concepts that are in the scenes, then writes two or more policies about them that disagree. Polarity
+can then only be read in the words. Sides are balanced everywhere: which comes first, which is named at all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from safeguard_sdk.policy import Rule
+from training.policyflip.concepts import Concept, Name, Shown
+from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
+from training.policyflip.wordings import Bank, misspell
+
+World = PhotoWorld | WordWorld
+Decide = Callable[[Shown], bool | None]  # True: the policy is broken; None: nobody can know
+
+EASY = ("easy_pair", "easy_single")
+FULL = {"pair": 5, "single": 4, "exception": 4, "several": 4, "rule": 6, "blanket": 1}  # share of each family
+LONGEST = 1400  # characters of a policy in training
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One policy and scenes judged by it; training reads the policy once for all of them."""
+
+    text: str
+    scenes: tuple[Scene, ...]
+    broken: tuple[bool, ...]
+    family: str
+
+
+class PolicyFlip:
+    """An endless source of packs.
+
+    world    scenes to judge
+    bank     wordings to write in
+    scenes   how many scenes a pack has at most
+    """
+
+    def __init__(self, world: World, bank: Bank, scenes: int = 6) -> None:
+        self.world, self.bank, self.scenes = world, bank, scenes
+        self.truth = world.concepts.truth
+
+    def family(self, rng: random.Random, easy: bool = False) -> list[Pack]:
+        """Packs over the same scenes, with opposite verdicts on most of them. Never empty."""
+        while True:
+            kind = rng.choice(EASY) if easy else rng.choices(list(FULL), list(FULL.values()))[0]
+            packs = getattr(self, f"_{kind}")(rng)
+            if packs:
+                return packs
+
+    # Families, simplest first. Each returns [] when its draw does not work out.
+
+    def _easy_pair(self, rng: random.Random) -> list[Pack]:
+        x, y = self._two_concepts(rng)
+        if x is None or y is None:
+            return []
+        scenes = self._scenes(rng, [x, y])
+        write = rng.choice(_EASY_PAIRS)
+        return [self._pack(write.format(x=self._name(f, rng).plural, y=self._name(a, rng).plural), scenes,
+                           self._pair_decides([f], [a]), "pair") for f, a in ((x, y), (y, x))]
+
+    def _easy_single(self, rng: random.Random) -> list[Pack]:
+        x, _ = self._two_concepts(rng)
+        if x is None:
+            return []
+        scenes = self._scenes(rng, [x])
+        forbid, only = rng.choice(_EASY_SINGLES)
+        name = self._name(x, rng).plural
+        return [self._pack(forbid.format(x=name), scenes, lambda shown: self.truth(x, shown), "single"),
+                self._pack(only.format(x=name), scenes, lambda shown: _not(self.truth(x, shown)), "single")]
+
+    def _pair(self, rng: random.Random) -> list[Pack]:
+        """X forbidden and Y allowed, and the other way round."""
+        xs, ys = self._sides(rng)
+        if not xs or not ys:
+            return []
+        scenes = self._scenes(rng, xs + ys)
+        packs = []
+        for forbidden, allowed in ((xs, ys), (ys, xs)):
+            if rng.random() < 0.6:
+                body = self.bank.phrase("two_sided", rng, x=self._names(forbidden, rng), y=self._names(allowed, rng))
+            else:
+                sentences = [self.bank.phrase("forbid", rng, x=self._names(forbidden, rng)),
+                             self.bank.phrase("allow", rng, x=self._names(allowed, rng))]
+                body = _layout(rng.sample(sentences, 2), rng)
+            packs.append(self._pack(self._dress(body, rng), scenes, self._pair_decides(forbidden, allowed), "pair"))
+        return packs
+
+    def _single(self, rng: random.Random) -> list[Pack]:
+        """X forbidden, only X forbidden, only X allowed."""
+        xs, _ = self._sides(rng)
+        if not xs:
+            return []
+        scenes = self._scenes(rng, xs)
+        kind = "forbid" if rng.random() < 0.6 else "forbid_only"
+        forbidden = self.bank.phrase(kind, rng, x=self._names(xs, rng))
+        only = self.bank.phrase("only", rng, x=self._names(xs, rng))
+        return [self._pack(self._dress(forbidden, rng), scenes, self._any_of(xs), kind),
+                self._pack(self._dress(only, rng), scenes, lambda shown: _not(self._any_of(xs)(shown)), "only")]
+
+    def _exception(self, rng: random.Random) -> list[Pack]:
+        """X forbidden except Z, X allowed except Z; Z is a kind of X."""
+        x, z = self.wide_and_narrow(rng)
+        if x is None or z is None:
+            return []
+        scenes = self._scenes(rng, [x, z, z])
+        names = {"x": [self._name(x, rng)], "z": [self._name(z, rng)]}
+        forbid = self.bank.phrase("forbid_except", rng, **names)
+        allow = self.bank.phrase("allow_except", rng, **names)
+        return [self._pack(self._dress(forbid, rng), scenes, self._except(x, z), "except"),
+                self._pack(self._dress(allow, rng), scenes, lambda shown: self.truth(z, shown), "except")]
+
+    def _several(self, rng: random.Random) -> list[Pack]:
+        """Several sentences, each forbidding or allowing something; the second policy turns each of them round."""
+        concepts = self._many(rng, rng.randrange(3, 6))
+        if len(concepts) < 3:
+            return []
+        scenes = self._scenes(rng, concepts)
+        sides = [rng.random() < 0.5 for _ in concepts]
+        packs = []
+        for turned in (False, True):
+            forbidden = [c for c, side in zip(concepts, sides, strict=True) if side != turned]
+            allowed = [c for c, side in zip(concepts, sides, strict=True) if side == turned]
+            sentences = [self.bank.phrase("forbid", rng, x=[self._name(c, rng)]) for c in forbidden]
+            sentences += [self.bank.phrase("allow", rng, x=[self._name(c, rng)]) for c in allowed]
+            rng.shuffle(sentences)
+            text = self._dress(_layout(sentences, rng), rng)
+            packs.append(self._pack(text, scenes, self._pair_decides(forbidden, allowed), "several"))
+        return packs
+
+    def _rule(self, rng: random.Random) -> list[Pack]:
+        """Our own canonical form of a rule, as the SDK writes it from YAML."""
+        shape = rng.random()
+        if shape < 0.35:
+            xs, ys = self._sides(rng, most=4)
+            if not xs:
+                return []
+            ys = ys if rng.random() < 0.6 else []
+            scenes = self._scenes(rng, xs + ys)
+            rules = [(xs, ys)] + ([(ys, xs)] if ys else [])
+            packs = [self._rule_pack(f, a, scenes, self._pair_decides(f, a), rng) for f, a in rules]
+            if not ys:
+                packs.append(self._rule_pack(None, xs, scenes, lambda shown: _not(self._any_of(xs)(shown)), rng))
+            return packs
+        if shape < 0.75:
+            x, z = self.wide_and_narrow(rng)
+            if x is None or z is None:
+                return []
+            scenes = self._scenes(rng, [x, z, z])
+            return [self._rule_pack([x], [z], scenes, self._except(x, z), rng),
+                    self._rule_pack([z], [x], scenes, lambda shown: self.truth(z, shown), rng)]
+        xs, _ = self._sides(rng, most=3)
+        if not xs:
+            return []
+        scenes = self._scenes(rng, xs)
+        return [self._rule_pack(xs, [], scenes, self._any_of(xs), rng),
+                self._rule_pack(None, xs, scenes, lambda shown: _not(self._any_of(xs)(shown)), rng)]
+
+    def _blanket(self, rng: random.Random) -> list[Pack]:
+        scenes = tuple(self.world.any(rng) for _ in range(4))
+        texts = [(self.bank.phrase("everything_allowed", rng), False),
+                 (self.bank.phrase("everything_forbidden", rng), True)]
+        if rng.random() < 0.3:
+            named = self.world.concept_in(scenes[0], rng)
+            allowed = self._name(named, rng).plural if named and rng.random() < 0.5 else "everything"
+            texts = [(_canonical("Anything", (), (allowed,)), False),
+                     (_canonical("Nothing", ("everything",), rng.choice(((), ("nothing",)))), True)]
+        return [Pack(self._dress(text, rng) if "\n" not in text else text, scenes, (broken,) * 4, "blanket")
+                for text, broken in texts]
+
+    # Decisions.
+
+    def _any_of(self, concepts: list[Concept]) -> Decide:
+        def decide(shown: Shown) -> bool | None:
+            return _either(self.truth(concept, shown) for concept in concepts)
+        return decide
+
+    def _pair_decides(self, forbidden: list[Concept], allowed: list[Concept]) -> Decide:
+        """Broken if something forbidden shows and nothing allowed does; both at once is left open."""
+        def decide(shown: Shown) -> bool | None:
+            bad, good = self._any_of(forbidden)(shown), self._any_of(allowed)(shown)
+            return None if bad and good is not False else bad
+        return decide
+
+    def _except(self, x: Concept, z: Concept) -> Decide:
+        def decide(shown: Shown) -> bool | None:
+            wide, narrow = self.truth(x, shown), self.truth(z, shown)
+            return wide if not wide else _not(narrow)
+        return decide
+
+    # Draws.
+
+    def _two_concepts(self, rng: random.Random) -> tuple[Concept | None, Concept | None]:
+        """Two concepts, each in a scene that does not show the other."""
+        one, other = self.world.any(rng), self.world.any(rng)
+        x, y = self.world.concept_in(one, rng), self.world.concept_in(other, rng)
+        if x is None or y is None or self.truth(x, other.shown) is not False or self.truth(y, one.shown) is not False:
+            return x, None
+        return x, y
+
+    def _many(self, rng: random.Random, count: int) -> list[Concept]:
+        """Up to `count` concepts none of which shows in a scene drawn for another."""
+        drawn: list[tuple[Concept, Scene]] = []
+        for _ in range(3 * count):
+            scene = self.world.any(rng)
+            concept = self.world.concept_in(scene, rng)
+            if concept and all(self.truth(concept, s.shown) is False and self.truth(c, scene.shown) is False
+                               for c, s in drawn):
+                drawn.append((concept, scene))
+            if len(drawn) == count:
+                break
+        return [concept for concept, _ in drawn]
+
+    def _sides(self, rng: random.Random, most: int = 3) -> tuple[list[Concept], list[Concept]]:
+        """Two disjoint sides of one to `most` concepts, mostly one."""
+        first, second = (rng.choices(range(1, most + 1), [6, 2, 1, 1][:most])[0] for _ in range(2))
+        concepts = self._many(rng, first + second)
+        return concepts[:first], concepts[first:]
+
+    def wide_and_narrow(self, rng: random.Random) -> tuple[Concept | None, Concept | None]:
+        """A concept and one of its kinds; each has a name of its own."""
+        for _ in range(8):
+            scene = self.world.any(rng)
+            one, other = self.world.concept_in(scene, rng), self.world.concept_in(scene, rng)
+            if one is None or other is None or one.id == other.id:
+                continue
+            for wide, narrow in ((one, other), (other, one)):
+                if self._contains(wide, narrow):
+                    return wide, narrow
+        return None, None
+
+    def _contains(self, wide: Concept, narrow: Concept) -> bool:
+        ancestors = self.world.concepts.wordnet.ancestors
+        under = all(any(kind in ancestors(below) for kind in wide.kinds) for below in narrow.kinds)
+        listed = narrow.labels <= wide.labels and bool(narrow.labels)
+        return wide.id != narrow.id and not (wide.kinds and wide.kinds == narrow.kinds) and (
+            bool(narrow.kinds) and under and (listed or not narrow.labels) or listed and not narrow.kinds)
+
+    def _scenes(self, rng: random.Random, concepts: list[Concept]) -> tuple[Scene, ...]:
+        """Scenes with each of the concepts in turn, hard cases near them, and one that has nothing to do with them."""
+        scenes: list[Scene | None] = []
+        for place in range(self.scenes - 1):
+            concept = concepts[place % len(concepts)]
+            hard = rng.random() < (0.4 if place >= 2 else 0.1)
+            scenes.append(self.world.near(concept, rng) if hard else self.world.with_concept(concept, rng))
+        scenes.append(self.world.any(rng))
+        return tuple(scene for scene in scenes if scene)
+
+    # Writing.
+
+    def _name(self, concept: Concept, rng: random.Random) -> Name:
+        return concept.names[0] if rng.random() < 0.6 else rng.choice(concept.names)
+
+    def _names(self, concepts: list[Concept], rng: random.Random) -> list[Name]:
+        return [self._name(concept, rng) for concept in concepts]
+
+    def _rule_pack(self, forbids: list[Concept] | None, allows: list[Concept], scenes: tuple[Scene, ...],
+                   decide: Decide, rng: random.Random) -> Pack:
+        """A rule in canonical form; `forbids` None stands for everything."""
+        def items(concepts: list[Concept]) -> tuple[str, ...]:
+            forms = [self._name(concept, rng) for concept in concepts]
+            return tuple(name.plural if rng.random() < 0.75 else name.with_article for name in forms)
+        forbidden = items(forbids) if forbids is not None else (rng.choice(_EVERYTHING),)
+        allowed = items(allows)
+        subject = (forbids or allows)[0].names[0].plural
+        title = rng.choice([subject.capitalize(), f"Rule {rng.randrange(1, 30)}", f"About {subject}", "Content", "policy"])
+        return self._pack(_canonical(title, forbidden, allowed), scenes, decide, "rule")
+
+    def _dress(self, body: str, rng: random.Random) -> str:
+        """Put a policy into its surroundings: a heading, a preamble, an end; letter case and slips at times."""
+        parts = [body]
+        if rng.random() < 0.25:
+            parts.insert(0, self.bank.phrase("preamble", rng))
+        if rng.random() < 0.15:
+            parts.insert(0, self.bank.phrase("heading", rng))
+        if rng.random() < 0.15:
+            parts.append(self.bank.phrase("closing", rng))
+        text = rng.choice(["\n", "\n\n", " "]).join(parts) if "\n" not in body else "\n\n".join(parts)
+        case = rng.random()
+        text = text.lower() if case < 0.08 else text.upper() if case < 0.11 else text
+        return misspell(text, rng, 0.02) if rng.random() < 0.08 else text
+
+    def _pack(self, text: str, scenes: tuple[Scene, ...], decide: Decide, family: str) -> Pack:
+        judged = [(scene, decide(scene.shown)) for scene in scenes]
+        known = [(scene, broken) for scene, broken in judged if broken is not None]
+        return Pack(text[:LONGEST], tuple(scene for scene, _ in known), tuple(broken for _, broken in known), family)
+
+
+_EASY_PAIRS = ("Forbidden: {x}. Allowed: {y}.", "Allowed: {y}. Forbidden: {x}.", "No {x}. {y} are fine.",
+               "{y} are fine. No {x}.", "Block {x}, allow {y}.", "Allow {y}, block {x}.",
+               "Unsafe: {x}\nSafe: {y}", "Safe: {y}\nUnsafe: {x}")
+_EASY_SINGLES = (("Forbidden: {x}. Allowed: everything else.", "Allowed: {x}. Forbidden: everything else."),
+                 ("Allowed: everything except {x}.", "Forbidden: everything except {x}."),
+                 ("No {x}.", "Only {x}."), ("Unsafe: {x}", "Safe: {x}\nUnsafe: all the rest"))
+_EVERYTHING = ("everything", "everything else", "anything else", "all other pictures")
+
+
+def _canonical(title: str, forbids: tuple[str, ...], allows: tuple[str, ...]) -> str:
+    return Rule(id="rule", title=title, forbids=forbids, allows=allows).canonical_text
+
+
+def _layout(sentences: list[str], rng: random.Random) -> str:
+    """Sentences as prose, lines, bullets, numbers or clauses."""
+    style = rng.randrange(6)
+    if style < 2:
+        return " ".join(sentence if sentence[-1:] in ".!?" else sentence + "." for sentence in sentences)
+    marks = (["- "] * 99, ["* "] * 99, [f"{n}. " for n in range(1, 100)], [f"({chr(96 + n)}) " for n in range(1, 27)])
+    return "\n".join(mark + sentence for mark, sentence in zip(marks[style - 2], sentences))
+
+
+def _not(value: bool | None) -> bool | None:
+    return None if value is None else not value
+
+
+def _either(values) -> bool | None:
+    values = list(values)
+    return True if any(values) else None if None in values else False

@@ -37,6 +37,8 @@ class Question:
     scene: Scene
     broken: bool
     flip: int      # questions with one number are one photo under opposite policies; -1: no pair
+    forbids: str = ""  # the concept that the policy forbids and the one it allows, "" for everything else:
+    allows: str = ""   # the parse that a baseline without a reader is given (baseline.py)
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,11 @@ def _flips(world: PhotoWorld, namer, write, part: str, number: int, rng: random.
     wording, first = write("flip", x=x, y=y)
     rng.setstate(state)  # the same wording for the reverse
     _, second = write("flip", x=y, y=x)
-    return [Question(part, wording, first, one, True, number), Question(part, wording, second, one, False, number),
-            Question(part, wording, first, other, False, number + 1),
-            Question(part, wording, second, other, True, number + 1)]
+    forward, reverse = (x.names[0].singular, y.names[0].singular), (y.names[0].singular, x.names[0].singular)
+    return [Question(part, wording, first, one, True, number, *forward),
+            Question(part, wording, second, one, False, number, *reverse),
+            Question(part, wording, first, other, False, number + 1, *forward),
+            Question(part, wording, second, other, True, number + 1, *reverse)]
 
 
 def _exceptions(world: PhotoWorld, write, number: int, rng: random.Random) -> list[Question]:
@@ -184,8 +188,10 @@ def _exceptions(world: PhotoWorld, write, number: int, rng: random.Random) -> li
     questions = []
     for kind, broken_inside in (("except_", False), ("allow_except", True)):
         wording, text = write(kind, x=x, z=z)
-        questions += [Question("exception", wording, text, inside, broken_inside, -1),
-                      Question("exception", wording, text, outside[0], not broken_inside, -1)]
+        sides = (x.names[0].singular, z.names[0].singular)
+        sides = sides[::-1] if broken_inside else sides
+        questions += [Question("exception", wording, text, inside, broken_inside, -1, *sides),
+                      Question("exception", wording, text, outside[0], not broken_inside, -1, *sides)]
     return questions
 
 
@@ -195,7 +201,8 @@ def _only(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
     if x is None or world.concepts.truth(x, other.shown) is not False:
         return []
     wording, text = write("only", x=x)
-    return [Question("only", wording, text, scene, False, -1), Question("only", wording, text, other, True, -1)]
+    return [Question("only", wording, text, scene, False, -1, allows=x.names[0].singular),
+            Question("only", wording, text, other, True, -1, allows=x.names[0].singular)]
 
 
 def _blanket(world: PhotoWorld, write, rng: random.Random) -> list[Question]:

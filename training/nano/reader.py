@@ -77,7 +77,9 @@ def load_base(gguf: Path, layers: int):
     model.load_state_dict(whole.model.state_dict(), strict=False)
     rows = [verdict_token(tokenizer, text) for text in (STYLE.verdict_tokens.safe, STYLE.verdict_tokens.unsafe)]
     verdict_rows = whole.get_output_embeddings().weight[rows].detach().clone()
-    return tokenizer, model.to(torch.bfloat16), verdict_rows
+    for parameter in model.parameters():  # and not the buffers: rotary frequencies do not survive bfloat16
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return tokenizer, model, verdict_rows
 
 
 def verdict_token(tokenizer, text: str) -> int:

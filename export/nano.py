@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from sklearn.linear_model import LogisticRegression
 
 from export.checkpoint import Checkpoint
@@ -28,7 +27,7 @@ from safeguard_sdk.bundle import FORMAT, MANIFEST, Bundle, file_sha256
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.image import decode_image, to_pixel_values
 from training.assets import fetch_wordnet
-from training.nano.exam import Question, build_exam, calibration_error, metrics, wording_auroc
+from training.nano.exam import Question, build_exam, metrics, wording_auroc
 from training.nano.reader import STYLE
 from training.nano.train import Sight, photo_world
 from training.nano.vision import GEOMETRY
@@ -127,7 +126,6 @@ def quality(exam: list[Question], logits: np.ndarray) -> dict:
     """Marks of the exam, AUROC of each held-out wording, calibration error, and what always-unsafe would get."""
     broken = np.array([question.broken for question in exam])
     return {"questions": len(exam), **metrics(exam, logits),
-            "ece": round(calibration_error(1 / (1 + np.exp(-logits)), broken), 4),
             "always_unsafe_accuracy": round(float(broken.mean()), 4),
             "wordings_auroc": {name: round(value, 3) for name, value in wording_auroc(exam, logits).items()}}
 
@@ -139,9 +137,6 @@ def _vision(checkpoint: Checkpoint, folder: Path) -> onnx.ModelProto:
                       output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("batch")},))
     model = onnx.load(path)
     path.unlink()
-    groups = [t for t in model.graph.initializer if numpy_helper.to_array(t).shape == checkpoint.sight.tagger.groups.shape]
-    for tensor in groups:
-        assert set(np.unique(numpy_helper.to_array(tensor))) <= {0.0, 1.0}
     store_in_16_bits(model)
     return model
 

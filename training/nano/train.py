@@ -11,7 +11,7 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,20 +20,21 @@ import torch
 import yaml
 from torch import nn
 
-from safeguard_sdk.engine.tags import TagTable, image_tokens
+from safeguard_sdk.engine.tags import Encode, TagTable, image_tokens
 from training.assets import fetch_smollm2, fetch_wordnet
-from training.nano.exam import build_exam, metrics
+from training.nano.exam import Question, build_exam, metrics
 from training.nano.reader import STYLE, Reader, collate, load_base, with_adapters
 from training.nano.tags import plan_tags, tag_photos, train_taggers
 from training.nano.vision import photo_features
 from training.photos import Photo, read_photos
 from training.policyflip.concepts import Concepts, Heldout
 from training.policyflip.policies import Pack, PolicyFlip
-from training.policyflip.scenes import PhotoWorld, WordWorld
+from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
 from training.policyflip.wordings import Bank
 from training.wordnet import WordNet
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "nano.yaml"
+LOG_EVERY = 10  # steps
 
 
 @dataclass(frozen=True)
@@ -90,22 +91,29 @@ def train(photos: Path, out: Path, recipe: Recipe) -> None:
     exam = build_exam(photo_world(sight, "validation", concepts, heldout, first_view=True), concepts, heldout,
                       questions=60, seed=1)
 
+    fit(reader, sources, encode, exam, out, recipe)
+
+
+def fit(reader: Reader, sources: list[PolicyFlip], encode: Encode, exam: list[Question], out: Path,
+        recipe: Recipe) -> None:
+    """Train the reader from the last checkpoint in `out`, or from the start; a stop at any time loses at most
+    `checkpoint_every` steps, and what follows is what would have followed without it."""
     optimizer = _optimizer(reader, recipe)
-    log = open(out / "log.jsonl", "a", encoding="utf-8")
     first = _resume(out / "checkpoint.pt", reader, optimizer)
     started = time.monotonic()
-    for step in range(first, recipe.steps):
-        packs = draw(sources, recipe, step)
-        loss = _step(reader, optimizer, packs, encode, recipe, step)
-        done = step + 1
-        if done % 10 == 0:
-            _report(log, {"step": done, "loss": loss, "eta_minutes": _eta(started, first, done, recipe.steps)})
-        if done % recipe.evaluate_every == 0 or done == recipe.steps:
-            scores = score(reader, [(question.text, question.scene) for question in exam], encode)
-            _report(log, {"step": done, "validation": metrics(exam, scores)})
-        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
-            _save(out / "checkpoint.pt", {"step": done, "reader": _trained(reader), "optimizer": optimizer.state_dict()})
-    _save(out / "reader.pt", {"recipe": vars(recipe), "reader": _trained(reader)})
+    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+        for step in range(first, recipe.steps):
+            loss = _step(reader, optimizer, draw(sources, recipe, step), encode, recipe, step)
+            done = step + 1
+            if done % LOG_EVERY == 0:
+                _report(log, {"step": done, "loss": loss, "eta_minutes": _eta(started, first, done, recipe.steps)})
+            if done % recipe.evaluate_every == 0 or done == recipe.steps:
+                scores = score(reader, [(question.text, question.scene) for question in exam], encode)
+                _report(log, {"step": done, "validation": metrics(exam, scores)})
+            if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+                _save(out / "checkpoint.pt",
+                      {"step": done, "reader": _trained(reader), "optimizer": optimizer.state_dict()})
+    _save(out / "reader.pt", {"recipe": asdict(recipe), "reader": _trained(reader)})
 
 
 def see(folder: Path, out: Path, concepts: Concepts, heldout: Heldout, recipe: Recipe) -> Sight:
@@ -152,7 +160,7 @@ def draw(sources: list[PolicyFlip], recipe: Recipe, step: int) -> list[Pack]:
     return [pack for pack in packs if pack.scenes]
 
 
-def score(reader: Reader, rows: list[tuple[str, object]], encode, together: int = 8) -> np.ndarray:
+def score(reader: Reader, rows: list[tuple[str, Scene]], encode: Encode, together: int = 8) -> np.ndarray:
     """(rows,) logit that the policy is broken, for (policy text, scene) rows; rows of one policy share a pack."""
     by_text: dict[str, list[int]] = {}
     for number, (text, _) in enumerate(rows):
@@ -172,7 +180,8 @@ def score(reader: Reader, rows: list[tuple[str, object]], encode, together: int 
     return logits
 
 
-def _step(reader: Reader, optimizer: torch.optim.Optimizer, packs: list[Pack], encode, recipe: Recipe, step: int) -> float:
+def _step(reader: Reader, optimizer: torch.optim.Optimizer, packs: list[Pack], encode: Encode, recipe: Recipe,
+          step: int) -> float:
     """One update; returns the mean loss over the scenes."""
     rng = random.Random(step)
     prepared = [(encode(STYLE.prefix(pack.text)), [image_tokens(scene.tags(rng), encode) for scene in pack.scenes],

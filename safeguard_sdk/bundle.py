@@ -1,23 +1,29 @@
 """A bundle: one folder with everything a guard needs, verified by hash when it is opened.
 
-`manifest.json` names every file with its sha256; a file that is missing, altered or not named does not load. Nothing in a
-bundle is executable: ONNX graphs, JSON, text.
+`manifest.json` names every file with its sha256; a file that is missing, altered or not named does not load. Nothing in
+a bundle is executable: ONNX graphs, JSON, text.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safeguard_sdk.errors import BundleError
 from safeguard_sdk.image import Geometry
 from safeguard_sdk.prompt import PROMPTS, PromptStyle
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 EMBEDDED = Path(__file__).parent / "nano"
+GRAPH_SUFFIXES = (".onnx", ".bin", ".data")  # graphs name others, which the runtime opens: none goes unverified
 ARCHITECTURES = ("tags",)  # how a picture reaches the language model; see engine/
 
 
@@ -25,8 +31,12 @@ ARCHITECTURES = ("tags",)  # how a picture reaches the language model; see engin
 class Calibration:
     """Platt scaling, fitted on photos that training has not seen: score = 1 / (1 + exp(-(scale · logit + shift)))."""
 
-    scale: float
+    scale: float  # > 0: a scale below would turn every verdict round
     shift: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and math.isfinite(self.shift) and self.scale > 0):
+            raise ValueError(f"calibration: scale {self.scale} and shift {self.shift} must be finite and scale above 0")
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Bundle:
         data = _read(path / MANIFEST, "a bundle is a folder with a manifest.json, as `python -m export` writes it")
         try:
             manifest = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path / MANIFEST}: is not JSON ({error}); export the bundle again") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
@@ -60,6 +70,7 @@ class Bundle:
         try:
             for file in manifest["files"]:
                 _verify(path, file["file"], file["sha256"])
+            _refuse_strays(path, {file["file"] for file in manifest["files"]})
             bundle = cls._from_manifest(path, manifest, hashlib.sha256(data).hexdigest())
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{path / MANIFEST}: {type(error).__name__} {error}; "
@@ -71,6 +82,17 @@ class Bundle:
         """The bundle inside the package: nano."""
         return cls.open(EMBEDDED)
 
+    def read_tokenizer(self) -> Tokenizer:
+        """The tokenizer, which reads "<|im_end|>" in a policy as these letters and not as a special token."""
+        from tokenizers import Tokenizer  # most uses of a bundle's facts need none
+        path = self.path / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(f"{path}: cannot be read as a tokenizer ({error}); export the bundle again") from error
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
     @classmethod
     def _from_manifest(cls, path: Path, manifest: dict, sha256: str) -> Bundle:
         architecture, prompt = manifest["architecture"], manifest["prompt"]
@@ -81,13 +103,15 @@ class Bundle:
         if style is None or style.sha256 != prompt["sha256"]:
             raise BundleError(f"{path / MANIFEST}: made for prompt {prompt['style']!r} version {prompt['version']!r}, "
                               "which this version of safeguard does not write; export the bundle again")
-        processor = manifest["processor"]
+        processor, most = manifest["processor"], manifest["max_policy_tokens"]
+        if not isinstance(most, int) or most < 1:
+            raise ValueError(f"max_policy_tokens is {most!r}, must be a whole number above 0")
         return cls(
             path=path, name=manifest["name"], version=manifest["version"], architecture=architecture, style=style,
             geometry=Geometry(side=processor["side"], mean=tuple(processor["mean"]), std=tuple(processor["std"]),
                               resample=processor["resample"]),
             calibration=Calibration(manifest["calibration"]["scale"], manifest["calibration"]["shift"]),
-            max_policy_tokens=manifest["max_policy_tokens"], manifest=manifest, sha256=sha256,
+            max_policy_tokens=most, manifest=manifest, sha256=sha256,
         )
 
 
@@ -102,10 +126,20 @@ def _verify(folder: Path, name: str, sha256: str) -> None:
         raise BundleError(f"{folder / MANIFEST}: names the file {name!r}; files of a bundle lie in its own folder")
     if not path.is_file():
         raise BundleError(f"{path}: named in the manifest and missing; copy the whole folder again")
-    found = file_sha256(path)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}; see to its permissions") from error
     if found != sha256:
         raise BundleError(f"{path}: sha256 is {found[:12]}…, the manifest says {sha256[:12]}…; "
                           "the file was altered or cut short, copy the bundle again")
+
+
+def _refuse_strays(folder: Path, named: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.suffix in GRAPH_SUFFIXES and path.name not in named:
+            raise BundleError(f"{path}: not named in the manifest, so nothing vouches for it; delete it, or copy the "
+                              "bundle again")
 
 
 def _read(path: Path, advice: str) -> bytes:

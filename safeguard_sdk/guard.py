@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from safeguard_sdk.bundle import Bundle
-from safeguard_sdk.engine import Engine, ImageEmbedding, open_engine
+from safeguard_sdk.engine import Engine, ImageEmbedding, Prefix, open_engine
+from safeguard_sdk.errors import PolicyError
 from safeguard_sdk.image import decode_image, to_pixel_values
-from safeguard_sdk.policy import Policy
+from safeguard_sdk.policy import Policy, Rule
 from safeguard_sdk.verdict import Verdict, calibrated_score, decide
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
@@ -36,31 +37,18 @@ class Guard:
             bundle = Bundle.embedded() if bundle is None else Bundle.open(bundle)
         self.policy, self.bundle = policy, bundle
         self.engine: Engine = open_engine(bundle, provider, threads)
-        self._prefixes = {rule.id: self.engine.read(bundle.style.prefix(rule.canonical_text)) for rule in policy.rules}
+        self._prefixes = {rule.id: self._read(rule) for rule in policy.rules}
 
     def check(self, image: ImageSource) -> Verdict:
         """Judge one image: a path, the bytes of a file, a PIL image, or an (h, w, 3) uint8 array.
 
         raises  ImageError when the image cannot be judged; a failure is never a verdict
         """
-        started = time.perf_counter()
-        rgb = decode_image(image, target_side=self.bundle.geometry.side)
-        decoded = time.perf_counter()
-        pixel_values = to_pixel_values(rgb, self.bundle.geometry)
-        patched = time.perf_counter()
-        (embedding,) = self.engine.encode(pixel_values[None])
-        encoded = time.perf_counter()
-        (verdict,) = self.judge([embedding])
-        marks = {"decode": decoded - started, "patches": patched - decoded, "vision": encoded - patched,
-                 "prefill": time.perf_counter() - encoded}
-        verdict.ms.update({stage: seconds * 1000 for stage, seconds in marks.items()})
-        return verdict
+        return self._judge_one(image, explain=False)
 
     def explain(self, image: ImageSource) -> Verdict:
-        """Judge one image and say what it was judged by, in `rationale`."""
-        (embedding,) = self.engine.encode(self._pixel_values(image)[None])
-        (verdict,) = self.judge([embedding], explain=True)
-        return verdict
+        """Judge one image and say what it was judged by, in `rationale`. Raises as `check` does."""
+        return self._judge_one(image, explain=True)
 
     def check_many(self, images: Iterable[ImageSource], batch_size: int = 16) -> Iterator[Verdict]:
         """Verdicts in the order of `images`, each equal to what `check` gives alone. Reads ahead one batch at most.
@@ -93,6 +81,26 @@ class Guard:
             verdicts.append(Verdict(label, score, rule, scores, self.policy.sha256, self.bundle.sha256,
                                     self.bundle.style.sha256, _rationale(embedding) if explain else None))
         return verdicts
+
+    def _read(self, rule: Rule) -> Prefix:
+        try:
+            return self.engine.read(self.bundle.style.prefix(rule.canonical_text))
+        except PolicyError as error:
+            raise PolicyError(f"rule '{rule.id}': {error}") from error
+
+    def _judge_one(self, image: ImageSource, explain: bool) -> Verdict:
+        started = time.perf_counter()
+        rgb = decode_image(image, target_side=self.bundle.geometry.side)
+        decoded = time.perf_counter()
+        pixel_values = to_pixel_values(rgb, self.bundle.geometry)
+        patched = time.perf_counter()
+        (embedding,) = self.engine.encode(pixel_values[None])
+        encoded = time.perf_counter()
+        (verdict,) = self.judge([embedding], explain)
+        marks = {"decode": decoded - started, "patches": patched - decoded, "vision": encoded - patched,
+                 "prefill": time.perf_counter() - encoded}
+        verdict.ms.update({stage: seconds * 1000 for stage, seconds in marks.items()})
+        return verdict
 
     def _prepare(self, source: Iterator[ImageSource], count: int) -> tuple[list[np.ndarray], Exception | None]:
         """Up to `count` images ready for the engine, and the error that ended it early. Any error of the source or of

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from safeguard_sdk.bundle import Bundle
+from safeguard_sdk.errors import EngineError
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class ImageEmbedding:
     """One image as the language model reads it; independent of the policy, so it can be kept."""
 
     tokens: np.ndarray                        # (n, width) float32
-    seen: tuple[tuple[str, float], ...] = ()  # what the vision side names, with probabilities; empty if it names nothing
+    seen: tuple[tuple[str, float], ...] = ()  # what the vision side names, with probabilities; empty if nothing
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ class Engine(Protocol):
 
 
 def open_engine(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> Engine:
-    """An engine for a bundle. provider: a key of engine.onnx.PROVIDERS; threads: 0 for all cores."""
-    from safeguard_sdk.engine.onnx import OnnxEngine  # onnxruntime takes 0.1 s to import
+    """An engine for a bundle. Raises EngineError.
+
+    provider  a key of engine.onnx.PROVIDERS
+    threads   0 for all cores
+    """
+    try:
+        from safeguard_sdk.engine.onnx import OnnxEngine  # onnxruntime takes 0.1 s to import
+    except ImportError as error:  # not installed, or its libraries do not load
+        raise EngineError(f"ONNX Runtime cannot be imported ({error}); install it: pip install 'safeguard[cpu]', or "
+                          "'safeguard[gpu]' for an NVIDIA GPU") from error
     return OnnxEngine(bundle, provider, threads)

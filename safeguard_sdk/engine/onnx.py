@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
 
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import ImageEmbedding, Prefix
 from safeguard_sdk.engine.tags import TagTable, image_tokens, knot_weights
-from safeguard_sdk.errors import EngineError, PolicyError
+from safeguard_sdk.errors import EngineError, PolicyError, VerdictError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 LENGTH_STEP = 8      # images are padded to multiples of this, so that those of like length run together
@@ -29,15 +28,16 @@ class OnnxEngine:
         self._vision = _session(bundle.path / "vision.onnx", provider, threads)
         self._embed = _session(bundle.path / "embed.onnx", provider, threads)
         self._decoder = _session(bundle.path / "decoder.onnx", provider, threads)
-        self._tokenizer = Tokenizer.from_file(str(bundle.path / "tokenizer.json"))
+        self._tokenizer = bundle.read_tokenizer()
         self._table = TagTable.read(bundle.path / "tags.json")
         self._tokens_of = lru_cache(maxsize=8192)(self._encode_text)
         self._past = [entry for entry in self._decoder.get_inputs() if entry.name.startswith("past_")]
 
     @property
-    def providers(self) -> list[str]:
-        """The execution providers in use, first choice first."""
-        return self._decoder.get_providers()
+    def providers(self) -> dict[str, list[str]]:
+        """The execution providers that each graph runs on, first choice first."""
+        sessions = {"vision": self._vision, "embed": self._embed, "decoder": self._decoder}
+        return {graph: session.get_providers() for graph, session in sessions.items()}
 
     def count_tokens(self, text: str) -> int:
         return len(self._encode_text(text))
@@ -46,7 +46,7 @@ class OnnxEngine:
         ids = np.array([self._encode_text(text)], dtype=np.int64)
         length, most = ids.shape[1], self.bundle.max_policy_tokens
         if length > most:
-            raise PolicyError(f"a rule is {length} tokens long, {self.bundle.name} reads at most {most}; "
+            raise PolicyError(f"the text is {length} tokens long, {self.bundle.name} reads at most {most}; "
                               "shorten it or split it into several rules")
         empty = {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in self._past}
         causal = np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None]
@@ -56,8 +56,11 @@ class OnnxEngine:
         return Prefix(tuple(keys_values), length)
 
     def encode(self, pixel_values: np.ndarray) -> list[ImageEmbedding]:
-        return [self._embed_tags(self._table.select(probabilities))
-                for probabilities in self._vision.run(None, {"pixel_values": pixel_values})[0]]
+        rows = self._vision.run(None, {"pixel_values": pixel_values})[0]
+        if not np.isfinite(rows).all():  # else such a picture would be one in which nothing is seen
+            raise VerdictError(f"the vision graph of {self.bundle.name} gave probabilities that are no numbers; "
+                               "the bundle or its runtime is broken, run `safeguard info`")
+        return [self._embed_tags(self._table.select(probabilities)) for probabilities in rows]
 
     def score(self, prefix: Prefix, images: Sequence[ImageEmbedding]) -> np.ndarray:
         logits = np.empty((len(images), 2), np.float32)
@@ -106,16 +109,22 @@ class OnnxEngine:
 def _session(path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
     if provider not in PROVIDERS:
         raise EngineError(f"unknown execution provider {provider!r}; known: {', '.join(PROVIDERS)}")
+    wanted, available = PROVIDERS[provider], onnxruntime.get_available_providers()
+    if wanted not in available:
+        here = ", ".join(name for name, provider in PROVIDERS.items() if provider in available)
+        raise EngineError(f"{wanted} is not in the ONNX Runtime {onnxruntime.__version__} installed here, which runs "
+                          f"on: {here}; for an NVIDIA GPU install 'safeguard[gpu]' in place of 'safeguard[cpu]'")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
+        session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise EngineError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error}); "
+        raise EngineError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it "
+                          f"({' '.join(str(error).split())}); "
                           "see `safeguard info`") from error
     found = session.get_providers()[0]
-    if found != PROVIDERS[provider]:  # onnxruntime falls back to the CPU without a word
-        raise EngineError(f"{path.name} was to run on {PROVIDERS[provider]}, ONNX Runtime chose {found}; "
-                          f"available here: {', '.join(onnxruntime.get_available_providers())}")
+    if found != wanted:  # onnxruntime falls back to the CPU without a word where a driver is missing
+        raise EngineError(f"{path.name} was to run on {wanted}, ONNX Runtime {onnxruntime.__version__} chose {found}; "
+                          "see to the driver and its libraries, or ask for the provider cpu")
     return session

@@ -1,0 +1,265 @@
+"""The command `safeguard`: parse, call the library, print.
+
+    safeguard check photo.jpg --policy general
+    safeguard policy check shop.yaml
+    safeguard info
+
+Verdicts and facts go to stdout, errors to stderr in one line each. Exit status, as virus scanners have it: 0 all safe,
+1 something unsafe or to review, 2 something failed, 130 interrupted. docs/cli.md shows the output.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safeguard_sdk import Bundle, Guard, Policy, PolicyError, Record, SafeguardError, Verdict, __version__
+from safeguard_sdk.bundle import EMBEDDED
+from safeguard_sdk.engine import open_engine
+from safeguard_sdk.errors import ImageError
+from safeguard_sdk.image import MAX_FILE_BYTES
+from safeguard_sdk.policy_review import review_policy
+
+STDIN = "-"
+COLOURS = {"safe": "green", "review": "yellow", "unsafe": "red"}
+PACKAGES = ("numpy", "pillow", "tokenizers")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")  # distributions of the one module onnxruntime
+
+PolicyOption = Annotated[str, typer.Option(metavar="FILE", help="Policy file, or the name of a packaged policy.")]
+BundleOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of a bundle; default: nano.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+
+app = typer.Typer(help="An offline image guard: says whether a photo breaks a policy in plain words.",
+                  no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+policy_app = typer.Typer(help="Look at policies.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
+
+
+@app.command()
+def check(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Image files; - reads one image from stdin.")],
+    policy: PolicyOption,
+    bundle: BundleOption = None,
+    as_json: JsonOption = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each image was judged by.")] = False,
+) -> None:
+    """Judge every IMAGE by a policy, one line each.
+
+    An image that cannot be judged is reported, and the others are judged.
+    Exit status: 0 all safe, 1 something unsafe or to review, 2 something failed.
+
+    Example: safeguard check upload.jpg --policy general
+    """
+    with _readable_errors():
+        guard = Guard(Policy.load(policy), bundle)
+        judge = guard.explain if explain else guard.check
+        width = max(len(rule.id) for rule in guard.policy.rules)
+        failed = found = False
+        for path in images:
+            record = _judge(path, judge)
+            if record.failure is not None:
+                failed = True
+                _print_error(record.failure)
+            elif record.verdict.label != "safe":
+                found = True
+            if as_json:
+                rationale = {"rationale": record.verdict.rationale} if explain and record.verdict else {}
+                typer.echo(json.dumps(record.as_json() | rationale))
+            elif record.verdict:
+                typer.echo(_line(record, width))
+        raise typer.Exit(2 if failed else 1 if found else 0)
+
+
+@policy_app.command("check")
+def policy_check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Policy file, or the name of a packaged policy.")],
+    bundle: BundleOption = None,
+) -> None:
+    """Show what the model reads of every rule, its length, and likely mistakes.
+
+    Exit status: 0 the policy can be used, warnings or not; 2 it cannot.
+
+    Example: safeguard policy check shop.yaml
+    """
+    with _readable_errors():
+        policy = Policy.load(file)
+        opened = Bundle.open(bundle or EMBEDDED)
+        tokenizer, most = opened.read_tokenizer(), opened.max_policy_tokens
+
+        def count_tokens(text: str) -> int:
+            return len(tokenizer.encode(opened.style.prefix(text), add_special_tokens=False).ids)
+
+        typer.echo(f"{policy.name}, version {policy.version}: {_count(len(policy.rules), 'rule')}, "
+                   f"read by {opened.name} {opened.version}\nsha256 {policy.sha256}")
+        for rule in policy.rules:
+            review = f"review from {rule.review_at:g}, " if rule.review_at < rule.unsafe_at else ""
+            typer.secho(f"\n{rule.id}: {count_tokens(rule.canonical_text)} of {most} tokens, "
+                        f"{review}unsafe from {rule.unsafe_at:g}", bold=True)
+            typer.echo(textwrap.indent(opened.style.prefix(rule.canonical_text), "    "))
+        findings = review_policy(policy, count_tokens, most)
+        typer.echo(f"\n{_count(len(findings), 'warning')}")
+        for finding in findings:
+            typer.secho(f"warning: {finding}", fg="yellow")
+        if too_long := [rule.id for rule in policy.rules if count_tokens(rule.canonical_text) > most]:
+            raise PolicyError(f"{policy.name}: too long for {opened.name}, which reads {most} tokens of a rule: "
+                              f"{', '.join(too_long)}; shorten them or split them")
+
+
+@policy_app.command("list")
+def policy_list() -> None:
+    """List the packaged policies: name, start of the hash, rules.
+
+    Example: safeguard policy list
+    """
+    with _readable_errors():
+        for name in Policy.packaged_names():
+            policy = Policy.packaged(name)
+            typer.echo(f"{name:8} {policy.sha256[:12]}  {', '.join(rule.id for rule in policy.rules)}")
+
+
+@app.command()
+def info(bundle: BundleOption = None, as_json: JsonOption = False) -> None:
+    """Say what runs here: versions, execution providers, CPU, bundle.
+
+    Exit status: 0 if the bundle loads and runs, 2 if not.
+
+    Example: safeguard info
+    """
+    with _readable_errors():
+        facts = {"safeguard": __version__, "python": platform.python_version(), "platform": platform.platform(),
+                 **{package: importlib.metadata.version(package) for package in PACKAGES},
+                 "onnxruntime": _runtime(), "cpu_features": _cpu_features(), "bundle": None, "error": None}
+        failure = None
+        try:
+            facts["bundle"] = _bundle_facts(Bundle.open(bundle or EMBEDDED))
+        except SafeguardError as error:
+            failure, facts["error"] = error, str(error)
+        typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_outline(facts)))
+        if failure:
+            raise failure
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version,
+                                          help="Print the version and exit.")] = False,
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+
+
+def _judge(path: str, judge: Callable[[str | bytes], Verdict]) -> Record:
+    try:
+        return Record(path, judge(_read_stdin() if path == STDIN else path))
+    except ImageError as error:
+        message = str(error).replace("<bytes>", "<stdin>", 1) if path == STDIN else str(error)
+        return Record(path, None, message, error.kind)
+
+
+def _read_stdin() -> bytes:
+    data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"<stdin>: has over {MAX_FILE_BYTES} bytes; make it smaller", "too_large")
+    return data
+
+
+def _line(record: Record, width: int) -> str:
+    """ "unsafe  0.94  weapons  upload.jpg", and under it the rationale if there is one."""
+    verdict = record.verdict
+    name = record.path if record.path.isprintable() else ascii(record.path)
+    label = typer.style(f"{verdict.label:6}", fg=COLOURS[verdict.label])
+    line = f"{label}  {verdict.score:.2f}  {verdict.rule or '':{width}}  {name}"
+    return f"{line}\n        {verdict.rationale}" if verdict.rationale else line
+
+
+def _runtime() -> dict:
+    """Which packages provide onnxruntime, and what their build can run on."""
+    installed = {}
+    for name in RUNTIMES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return {"packages": installed, "available_providers": [], "error": str(error)}
+    return {"packages": installed, "available_providers": onnxruntime.get_available_providers(), "error": None}
+
+
+def _cpu_features() -> list[str] | None:
+    """None: the compiled part of the SDK is not built here."""
+    try:
+        from safeguard_sdk._fast import cpu_features
+    except ImportError:
+        return None
+    return cpu_features()
+
+
+def _bundle_facts(bundle: Bundle) -> dict:
+    """Opens its sessions, to say where they really run."""
+    kept = ("base_model", "quantization", "calibration", "parity", "quality")
+    return {"path": str(bundle.path), "name": bundle.name, "version": bundle.version, "sha256": bundle.sha256,
+            "prompt": {"style": bundle.style.name, "version": bundle.style.version, "sha256": bundle.style.sha256},
+            "max_policy_tokens": bundle.max_policy_tokens, "providers": open_engine(bundle).providers,
+            **{key: bundle.manifest.get(key) for key in kept}}
+
+
+def _outline(facts: dict, indent: str = "") -> Iterator[str]:
+    """Facts as lines, one each; those nested deeper than three levels are counted only."""
+    for key, value in facts.items():
+        name = key.replace("_", " ")
+        if isinstance(value, dict) and len(indent) == 4:
+            yield f"{indent}{name:{24 - len(indent)}} {len(value)} values, see --json"
+        elif isinstance(value, dict) and value:
+            yield f"{indent}{name}"
+            yield from _outline(value, indent + "  ")
+        else:
+            yield f"{indent}{name:{24 - len(indent)}} {_shown(key, value)}"
+
+
+def _shown(key: str, value: object) -> str:
+    if value is None or value in ({}, []):
+        return {"cpu_features": "not built: the compiled part of safeguard is missing"}.get(key, "none")
+    if isinstance(value, list):
+        return ", ".join(one["name"] if isinstance(one, dict) else str(one) for one in value)
+    return str(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"safeguard {__version__}")
+        raise typer.Exit
+
+
+def _print_error(message: str) -> None:
+    typer.secho(f"error: {' '.join(message.splitlines())}", fg="red", err=True)
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Known errors become one line and exit status 2; any other keeps its traceback."""
+    try:
+        yield
+    except SafeguardError as error:
+        _print_error(str(error))
+        raise typer.Exit(2) from error
+    except BrokenPipeError as error:  # `safeguard … | head`: nobody reads on, so not all was said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(130) from error

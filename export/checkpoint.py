@@ -40,7 +40,7 @@ class Checkpoint:
         reader = Reader(with_adapters(model.float(), self.recipe["rank"]), rows)
         missing = reader.load_state_dict(state["reader"], strict=False).unexpected_keys
         if missing:
-            raise ValueError(f"{run / 'reader.pt'}: holds {missing[:3]}…, which this version of the reader does not know")
+            raise ValueError(f"{run / 'reader.pt'}: holds {missing[:3]}…, unknown to this version of the reader")
         reader.model = reader.model.merge_and_unload()
         self.reader = reader.eval()
         self.sight = Sight(_load_tagger(run / "tagger.pt")).eval()
@@ -72,6 +72,6 @@ class Checkpoint:
 def _load_tagger(path: Path) -> Tagger:
     state = torch.load(path, weights_only=True)
     table = TagTable(**{name: tuple(column) for name, column in state["table"].items()})
-    head = Head(state["head"]["layers.3.bias"].shape[0], torch.zeros(FEATURES), torch.ones(FEATURES))
+    head = Head(state["head"]["layers.4.bias"].shape[0], torch.zeros(FEATURES), torch.ones(FEATURES))
     head.load_state_dict(state["head"])
     return Tagger(table, state["groups"], head)

@@ -27,13 +27,14 @@ class Layer(nn.Module):
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.head_width, self.epsilon = width // self.heads, config.rms_norm_eps
         cached = self.groups * self.head_width
-        shapes = {"q_proj": (width, width), "k_proj": (width, cached), "v_proj": (width, cached), "o_proj": (width, width),
+        shapes = {"q_proj": (width, width), "k_proj": (width, cached), "v_proj": (width, cached),
+                  "o_proj": (width, width),
                   "gate_proj": (width, inner), "up_proj": (width, inner), "down_proj": (inner, width)}
         self.weights = nn.ParameterDict({name: nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()})
         self.attention_norm, self.feed_forward_norm = (nn.Parameter(torch.empty(width)) for _ in range(2))
 
     def forward(self, x, cos, sin, bias, past_key, past_value):
-        """x (B, S, width); cos, sin (B, 1, S, head); bias (B, 1, S, P + S); past (1, groups, P, head) for all images."""
+        """x (B, S, width); cos, sin (B, 1, S, head); bias (B, 1, S, P + S); past (1, groups, P, head) of all."""
         batch, length, width = x.shape
         normed = rms_norm(x, self.attention_norm, self.epsilon)
         q = (normed @ self.weights["q_proj"]).view(batch, length, self.heads, self.head_width).transpose(1, 2)
@@ -81,7 +82,7 @@ class Decoder(nn.Module):
         return decoder.eval()
 
     def forward(self, inputs_embeds, position_ids, attention_bias, past):
-        """Verdict logits (B, 2) of the last position and the keys and values of the new positions, per layer in turn."""
+        """Verdict logits (B, 2) of the last position, and keys and values of the new positions, per layer in turn."""
         cos, sin = self.cos[position_ids].unsqueeze(1), self.sin[position_ids].unsqueeze(1)
         x, present = inputs_embeds, []
         for layer, key, value in zip(self.layers, past[::2], past[1::2], strict=True):

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from safeguard_sdk.engine import Engine
-
 MAX_FLIP_RATE = 0.02   # share of questions whose verdict differs from the checkpoint's
 MAX_MEAN_DRIFT = 0.02  # mean absolute difference of scores
 
@@ -30,21 +28,6 @@ class Parity:
         return {name: round(value, 5) for name, value in asdict(self).items()}
 
 
-def bundle_logits(engine: Engine, texts: list[str], pixel_values: list[np.ndarray]) -> np.ndarray:
-    """(n,) logit that image i breaks the policy of text i; each text is read once, each image encoded once."""
-    images = {id(pixels): pixels for pixels in pixel_values}
-    embeddings = {key: engine.encode(pixels[None])[0] for key, pixels in images.items()}
-    answers = np.empty(len(texts))
-    rows_of: dict[str, list[int]] = {}
-    for row, text in enumerate(texts):
-        rows_of.setdefault(text, []).append(row)
-    for text, rows in rows_of.items():
-        prefix = engine.read(engine.bundle.style.prefix(text))
-        safe, unsafe = engine.score(prefix, [embeddings[id(pixel_values[row])] for row in rows]).T.astype(np.float64)
-        answers[rows] = unsafe - safe
-    return answers
-
-
 def compare(reference: np.ndarray, found: np.ndarray, scale: float, shift: float) -> Parity:
     """Logits of the checkpoint and of the bundle → parity of the calibrated scores."""
     before, after = (1 / (1 + np.exp(-(scale * logits + shift))) for logits in (reference, found))
@@ -56,7 +39,7 @@ def compare(reference: np.ndarray, found: np.ndarray, scale: float, shift: float
 
 def require(parity: Parity) -> None:
     """Raise ParityError if the bundle is too far from its checkpoint."""
-    if parity.flip_rate > MAX_FLIP_RATE or parity.mean_drift > MAX_MEAN_DRIFT:
+    if not (parity.flip_rate <= MAX_FLIP_RATE and parity.mean_drift <= MAX_MEAN_DRIFT):  # nor may it be no number
         raise ParityError(
             f"{parity.flip_rate:.2%} of {parity.questions} verdicts differ from the checkpoint's (at most "
             f"{MAX_FLIP_RATE:.0%} may), scores drift by {parity.mean_drift:.3f} on average (at most {MAX_MEAN_DRIFT}); "

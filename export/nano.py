@@ -20,23 +20,18 @@ from sklearn.linear_model import LogisticRegression
 
 from export.checkpoint import Checkpoint
 from export.decoder import Decoder, export_decoder
-from export.gate import bundle_logits, compare, require
+from export.gate import compare, require
 from export.quantize import embedding_graph, quantize_matmuls, save_split, store_in_16_bits
 from safeguard_sdk import __version__
 from safeguard_sdk.bundle import FORMAT, MANIFEST, Bundle, file_sha256
 from safeguard_sdk.engine import open_engine
-from safeguard_sdk.image import decode_image, to_pixel_values
-from training.assets import fetch_wordnet
-from training.nano.exam import Question, build_exam, metrics, wording_auroc
+from training.nano.exam import Question, metrics, wording_auroc
+from training.nano.examiner import QUESTIONS, Examiner, answer
 from training.nano.reader import STYLE
-from training.nano.train import Sight, photo_world
 from training.nano.vision import GEOMETRY
-from training.photos import read_photos
-from training.policyflip.concepts import Concepts, Heldout
-from training.wordnet import WordNet
 
 MAX_POLICY_TOKENS = 1024
-CALIBRATION_QUESTIONS, TEST_QUESTIONS, PARITY_QUESTIONS = 240, 400, 600
+CALIBRATION_QUESTIONS, PARITY_QUESTIONS = 240, 600
 
 
 def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
@@ -49,19 +44,19 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     manifest = _manifest(checkpoint, building, files, bits)
     _write(building, manifest)
 
-    examiner = Examiner(run, photos, checkpoint)
+    examiner = Examiner(photos, run.parent / "assets")
     engine = open_engine(Bundle.open(building))
     fitting = examiner.exam("validation", CALIBRATION_QUESTIONS, seed=2)
-    logits = bundle_logits(engine, *examiner.feeds("validation", fitting))
+    logits, _ = answer(engine, *_feeds(examiner, "validation", fitting))
     scale, shift = fit_calibration(logits, np.array([question.broken for question in fitting]))
     manifest["calibration"] = {"scale": scale, "shift": shift, "questions": len(fitting),
-                               "data": "photos and held-out wordings of the validation split"}
+                               "data": "photos of the validation split, wordings of training and held-out ones"}
 
-    exam = examiner.exam("test", TEST_QUESTIONS, seed=3)
-    logits = bundle_logits(engine, *examiner.feeds("test", exam))
+    exam = examiner.exam("test", QUESTIONS, seed=3)
+    logits, _ = answer(engine, *_feeds(examiner, "test", exam))
     some = np.random.default_rng(0).permutation(len(exam))[:PARITY_QUESTIONS]
-    texts, pixels = examiner.feeds("test", [exam[row] for row in some])
-    parity = compare(checkpoint.logits(texts, pixels), logits[some], scale, shift)
+    parity = compare(checkpoint.logits(*_feeds(examiner, "test", [exam[row] for row in some])), logits[some],
+                     scale, shift)
     print(f"parity with the fp32 checkpoint: {parity.as_json()}", flush=True)
     require(parity)
     manifest["parity"] = parity.as_json()
@@ -87,33 +82,12 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, bits: int) -> list[Path]:
         leftover.unlink()
     if bits < 32:
         names = [tensor.name for tensor in model.graph.initializer if ".weights." in tensor.name]
-        quantize_matmuls(model, {name: bits for name in names})
+        quantize_matmuls(model, dict.fromkeys(names, bits))
     return files + save_split(model, folder / "decoder.onnx")
 
 
-class Examiner:
-    """Questions over the photos of a split, and the pixels that they are about."""
-
-    def __init__(self, run: Path, photos: Path, checkpoint: Checkpoint) -> None:
-        self.concepts = Concepts.read(WordNet.read(fetch_wordnet(run.parent / "assets")))
-        self.heldout = Heldout.read(self.concepts)
-        self.sight = Sight(read_photos(photos), checkpoint.table, np.load(run / "tags.npy", mmap_mode="r"))
-        self._pixels: dict[tuple[str, int], np.ndarray] = {}
-
-    def exam(self, split: str, questions: int, seed: int) -> list[Question]:
-        world = photo_world(self.sight, split, self.concepts, self.heldout, first_view=True)
-        return build_exam(world, self.concepts, self.heldout, questions, seed)
-
-    def feeds(self, split: str, exam: list[Question]) -> tuple[list[str], list[np.ndarray]]:
-        """The policy text and the pixel values of each question."""
-        rows = self.sight.rows(split)
-        return [question.text for question in exam], [self._pixel_values(rows[q.scene.photo]) for q in exam]
-
-    def _pixel_values(self, row: int) -> np.ndarray:
-        if row not in self._pixels:
-            rgb = decode_image(self.sight.photos[row].path, target_side=GEOMETRY.side)
-            self._pixels[row] = to_pixel_values(rgb, GEOMETRY)
-        return self._pixels[row]
+def _feeds(examiner: Examiner, split: str, exam: list[Question]) -> tuple[list[str], list[np.ndarray]]:
+    return [question.text for question in exam], examiner.pixel_values(split, exam)
 
 
 def fit_calibration(logits: np.ndarray, broken: np.ndarray) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Weights in few bits, each kind so that no image's result depends on its neighbours in a batch.
 
-Linear layers become MatMulNBits (4 or 8 bits in blocks of 32 along the input, one scale and one zero point a block); its
+Linear layers become MatMulNBits (4 or 8 bits in blocks of 32 along the input, one scale and zero point a block); its
 activations are quantised row by row. Everything else is stored in 16 or 8 bits and computed in fp32.
 Format of MatMulNBits: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#commicrosoftmatmulnbits
 """
@@ -22,15 +22,15 @@ FILE_LIMIT = 45_000_000                  # bytes of one file of external data
 
 def quantize_blocks(weight: np.ndarray, bits: int, importance: np.ndarray | None = None
                     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(in, out) float32 → (levels (out, blocks, BLOCK) uint8, scales (out, blocks) float32, zero points likewise uint8).
+    """(in, out) float32 → levels (out, blocks, BLOCK) uint8, scales (out, blocks) float32, zero points likewise uint8.
 
     importance  (in,) weight of each input in the squared error, such as its mean square; all alike by default
     weight ≈ (levels - zero point) · scale
     """
     inputs, outputs = weight.shape
     blocks = weight.T.reshape(outputs, inputs // BLOCK, BLOCK)
-    counts = np.ones(inputs) if importance is None else importance / importance.mean()
-    counts = counts.reshape(1, inputs // BLOCK, BLOCK)
+    counts = np.float32(1) if importance is None else (importance / importance.mean()).astype(np.float32).reshape(
+        1, inputs // BLOCK, BLOCK)
     most = 2**bits - 1
     best = None
     for clip in CLIPS:
@@ -96,7 +96,7 @@ def embedding_graph(table: np.ndarray, knots: np.ndarray) -> onnx.ModelProto:
     table  (tokens, width) float32, stored in int8 with one fp16 scale a row
     knots  (K, width) float32
     """
-    scales = np.maximum(np.abs(table).max(1, keepdims=True) / 127, 1e-8).astype(np.float16)
+    scales = np.maximum(np.abs(table).max(1, keepdims=True) / 127, 6e-8).astype(np.float16)  # 6e-8: fp16's smallest
     levels = np.clip(np.round(table / scales.astype(np.float32)), -127, 127).astype(np.int8)
     width, float_type = table.shape[1], onnx.TensorProto.FLOAT
     nodes = [helper.make_node("Gather", ["levels", "ids"], ["rows8"]),
@@ -119,14 +119,20 @@ def embedding_graph(table: np.ndarray, knots: np.ndarray) -> onnx.ModelProto:
 
 def save_split(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Write a graph with its large initializers in files of at most FILE_LIMIT bytes beside it; returns all files."""
+    _forget_source(model)
     parts: list[bytearray] = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.nbytes < 1024:
             continue
-        if not parts or len(parts[-1]) + values.nbytes > FILE_LIMIT:
+        if values.nbytes > FILE_LIMIT:
+            raise ValueError(f"{path.name}: {tensor.name} has {values.nbytes} bytes, a file may have {FILE_LIMIT}; "
+                             "store it in fewer bits")
+        padding = -len(parts[-1]) % 64 if parts else 0  # aligned, so that a runtime may map it
+        if not parts or len(parts[-1]) + padding + values.nbytes > FILE_LIMIT:
             parts.append(bytearray())
-        parts[-1] += bytes(-len(parts[-1]) % 64)  # aligned, so that a runtime may map it
+            padding = 0
+        parts[-1] += bytes(padding)
         offset = len(parts[-1])
         parts[-1] += values.tobytes()
         tensor.ClearField("raw_data")
@@ -141,6 +147,16 @@ def save_split(model: onnx.ModelProto, path: Path) -> list[Path]:
     return files
 
 
+def _forget_source(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes on the code of each node: they hold paths of this machine, and nearly a megabyte."""
+    graph = model.graph
+    nodes = [node for some in (graph, *model.functions) for node in some.node]
+    for part in (model, graph, *model.functions, *nodes, *graph.initializer, *graph.input, *graph.output,
+                 *graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
 def _packed(levels: np.ndarray, bits: int) -> np.ndarray:
     """Pack levels along the last axis: two a byte for 4 bits, the lower half first; an odd one out is padded."""
     if bits == 8:
@@ -150,7 +166,8 @@ def _packed(levels: np.ndarray, bits: int) -> np.ndarray:
     return levels[..., ::2] | levels[..., 1::2] << 4
 
 
-def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: list[onnx.TensorProto], gone: set[str]) -> None:
+def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: list[onnx.TensorProto],
+             gone: set[str]) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in gone]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)

@@ -30,4 +30,18 @@ def nano(
     train(photos, out, Recipe.read(recipe or RECIPE))
 
 
+@app.command()
+def exam(
+    photos: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with an index.csv.")],
+    bundle: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The bundle to examine.")],
+    assets: Annotated[Path, typer.Option(file_okay=False, help="Folder for word lists.")] = Path("runs/assets"),
+) -> None:
+    """Examine a bundle on photos, concepts and wordings that training has not seen.
+
+    Example: python -m training exam ../shared/data/photos --bundle safeguard_sdk/nano
+    """
+    from training.nano.examiner import examine
+    typer.echo(examine(photos, assets, bundle))
+
+
 app()

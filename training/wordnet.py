@@ -13,7 +13,8 @@ from pathlib import Path
 
 # Lexicographer files whose nouns one can see in a photo, lexnames(5WN).
 VISIBLE_FILES = {3: "top", 4: "act", 5: "animal", 6: "artifact", 8: "body", 10: "communication", 11: "event",
-                 13: "food", 17: "object", 18: "person", 19: "phenomenon", 20: "plant", 21: "possession", 27: "substance"}
+                 13: "food", 17: "object", 18: "person", 19: "phenomenon", 20: "plant", 21: "possession",
+                 27: "substance"}
 THINGS = frozenset({3, 5, 6, 13, 17, 18, 20})
 ANIMAL, FOOD = 5, 13
 

@@ -89,7 +89,8 @@ def metrics(exam: list[Question], logits: np.ndarray) -> dict[str, float]:
         marks[f"{group}/accuracy"] = float(right[rows].mean())
         if 0 < broken[rows].sum() < len(rows):
             marks[f"{group}/auroc"] = float(roc_auc_score(broken[rows], logits[rows]))
-            marks[f"{group}/balanced"] = float((right[rows][broken[rows]].mean() + right[rows][~broken[rows]].mean()) / 2)
+            recalls = [right[rows][broken[rows] == side].mean() for side in (True, False)]
+            marks[f"{group}/balanced"] = float(np.mean(recalls))
         flips = defaultdict(list)
         for row in rows:
             if exam[row].flip >= 0:

@@ -68,7 +68,7 @@ class Reader(nn.Module):
 
 
 def load_base(gguf: Path, layers: int):
-    """SmolLM2 from its GGUF, cut to the first layers: (tokenizer, LlamaModel in bfloat16, rows of the verdict tokens)."""
+    """SmolLM2 from its GGUF, cut to the first layers: tokenizer, LlamaModel in bfloat16, rows of the verdict tokens."""
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     whole = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = LlamaConfig(**{**whole.config.to_dict(), "num_hidden_layers": layers})

@@ -26,7 +26,8 @@ from training.policyflip.scenes import ABSTRACT
 
 LEAST_PHOTOS = 12   # a head tag needs that many training photos
 FOLDS = 3
-HIDDEN, DROPOUT, EPOCHS, BATCH = 384, 0.4, 40, 256
+HIDDEN, EPOCHS, BATCH = 384, 20, 256
+WEAK = 0.3          # weight of an absence that only the source of the photo leaves open: mostly true
 
 
 class Head(nn.Module):
@@ -36,7 +37,8 @@ class Head(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        self.layers = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, tags))
+        self.layers = nn.Sequential(nn.Dropout(0.3), nn.Linear(FEATURES, HIDDEN), nn.GELU(), nn.Dropout(0.4),
+                                    nn.Linear(HIDDEN, tags))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.layers((features - self.mean) / self.std)
@@ -66,7 +68,7 @@ class Plan:
 
 def plan_tags(concepts: Concepts, heldout: Heldout, photos: list[Photo]) -> Plan:
     class_names, members = _imagenet(concepts)
-    wide = {offset: rows for offset, rows in members.items() if 4 <= len(rows) <= 450}
+    wide = {offset: rows for offset, rows in sorted(members.items()) if 4 <= len(rows) <= 450}
     wide = {offset: rows for offset, rows in wide.items()
             if concepts.wordnet.synsets[offset].lemmas[0] not in ABSTRACT}
     groups = torch.zeros(CLASSES, len(wide))
@@ -88,13 +90,14 @@ def train_taggers(plan: Plan, concepts: Concepts, photos: list[Photo], features:
 
     features  (photos, views, FEATURES) float16
     """
-    targets = _targets(plan, concepts, photos)
+    targets, weights = _targets(plan, concepts, photos)
     train = np.array([photo.split == "train" for photo in photos])
     fold = np.array([int(photo.sha256[8:16], 16) % FOLDS for photo in photos])
-    every = _train_head(features, targets, np.flatnonzero(train), seed)
-    folds = [_train_head(features, targets, np.flatnonzero(train & (fold != k)), seed + 1 + k) for k in range(FOLDS)]
+    every = _train_head(features, targets, weights, np.flatnonzero(train), seed)
+    folds = [_train_head(features, targets, weights, np.flatnonzero(train & (fold != k)), seed + 1 + k)
+             for k in range(FOLDS)]
     taggers = [Tagger(plan.table, plan.groups, head).eval() for head in (every, *folds)]
-    return taggers[0], taggers[1:], _quality(plan, every, features, targets, ~train)
+    return taggers[0], taggers[1:], _quality(plan, every, features, targets, weights, ~train)
 
 
 def tag_photos(tagger: Tagger, folds: list[Tagger], photos: list[Photo], features: np.ndarray) -> np.ndarray:
@@ -121,7 +124,7 @@ def _imagenet(concepts: Concepts) -> tuple[list[str], dict[str, list[int]]]:
     for row in range(CLASSES):
         lemmas = tuple(lemma.strip() for lemma in synonyms[str(row)].split(","))
         synset = concepts.wordnet.find(lemmas[0], lemmas)
-        for offset in concepts.wordnet.ancestors(synset.offset) if synset else ():
+        for offset in sorted(concepts.wordnet.ancestors(synset.offset)) if synset else ():  # one order in every process
             members.setdefault(offset, []).append(row)
     return [re.sub(r"\s*\(.*?\)", "", name) for name in names], members
 
@@ -135,14 +138,26 @@ def _head_concepts(concepts: Concepts, heldout: Heldout, photos: list[Photo]) ->
                  if sum(concepts.truth(concept, concepts.shown_in(photo)) is True for photo in photos) >= LEAST_PHOTOS)
 
 
-def _targets(plan: Plan, concepts: Concepts, photos: list[Photo]) -> torch.Tensor:
-    """(photos, head tags) float32: 1 shown, 0 not shown, NaN unknown."""
-    value = {True: 1.0, False: 0.0, None: float("nan")}
-    shown = [concepts.shown_in(photo) for photo in photos]
-    return torch.tensor([[value[concepts.truth(concept, one)] for concept in plan.head] for one in shown])
+def _targets(plan: Plan, concepts: Concepts, photos: list[Photo]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(photos, head tags) float32: 1 shown, 0 not shown; and the weight of each, 0 for unknown.
+
+    Where only the source leaves it open (people in a photo labelled "guitar"), absence counts a little: without that, a
+    head that has hardly seen a photo without people finds people in temples.
+    """
+    targets, weights = torch.zeros(len(photos), len(plan.head)), torch.ones(len(photos), len(plan.head))
+    for row, photo in enumerate(photos):
+        shown = concepts.shown_in(photo)
+        for column, concept in enumerate(plan.head):
+            truth = concepts.truth(concept, shown)
+            targets[row, column] = float(truth is True)
+            if truth is None:
+                by_source = concept.absent_from is not None and not shown.labels & concept.maybe
+                weights[row, column] = WEAK if by_source else 0.0
+    return targets, weights
 
 
-def _train_head(features: np.ndarray, targets: torch.Tensor, rows: np.ndarray, seed: int) -> Head:
+def _train_head(features: np.ndarray, targets: torch.Tensor, weights: torch.Tensor, rows: np.ndarray,
+                seed: int) -> Head:
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     sample = torch.from_numpy(features[rows, 0].astype(np.float32))
@@ -150,16 +165,15 @@ def _train_head(features: np.ndarray, targets: torch.Tensor, rows: np.ndarray, s
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.05)
     steps = EPOCHS * len(rows) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)
-    frequency = targets[rows].nan_to_num().sum(0).clamp(min=1)
-    rarity = (targets[rows].nan_to_num() / frequency.sqrt()).amax(1).clamp(min=0.02).numpy()
+    frequency = targets[rows].sum(0).clamp(min=1)
+    rarity = (targets[rows] / frequency.sqrt()).amax(1).clamp(min=0.02).numpy()
     rarity /= rarity.sum()
     for _ in range(steps):
         some = random.choice(rows, BATCH, p=rarity)  # rare labels come more often than their share
         views = random.integers(features.shape[1], size=BATCH)
         logits = head(torch.from_numpy(features[some, views].astype(np.float32)))
-        wanted = targets[some]
-        known = ~wanted.isnan()
-        loss = nn.functional.binary_cross_entropy_with_logits(logits[known], wanted[known], reduction="sum") / BATCH
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[some], weights[some],
+                                                              reduction="sum") / BATCH
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -167,16 +181,18 @@ def _train_head(features: np.ndarray, targets: torch.Tensor, rows: np.ndarray, s
     return head.eval()
 
 
-def _quality(plan: Plan, head: Head, features: np.ndarray, targets: torch.Tensor, rows: np.ndarray) -> list[dict]:
+def _quality(plan: Plan, head: Head, features: np.ndarray, targets: torch.Tensor, weights: torch.Tensor,
+             rows: np.ndarray) -> list[dict]:
     """Average precision of each head tag on photos that no head was trained on."""
     with torch.inference_mode():
         scores = head(torch.from_numpy(features[rows, 0].astype(np.float32))).sigmoid().numpy()
-    wanted = targets[rows].numpy()
+    wanted, certain = targets[rows].numpy(), weights[rows].numpy() == 1
     quality = []
     for column, concept in enumerate(plan.head):
-        known = ~np.isnan(wanted[:, column])
+        known = certain[:, column]
         shown = wanted[known, column] == 1
         if shown.any() and not shown.all():
             precision = average_precision_score(shown, scores[known, column])
-            quality.append({"tag": concept.names[0].singular, "photos": int(shown.sum()), "precision": float(precision)})
+            quality.append({"tag": concept.names[0].singular, "photos": int(shown.sum()),
+                            "precision": float(precision)})
     return quality

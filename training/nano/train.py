@@ -119,16 +119,16 @@ def fit(reader: Reader, sources: list[PolicyFlip], encode: Encode, exam: list[Qu
 def see(folder: Path, out: Path, concepts: Concepts, heldout: Heldout, recipe: Recipe) -> Sight:
     """Features, tag head, tags of all photos; the trained tagger is kept in `out/tagger.pt`."""
     photos = read_photos(folder)
-    features = photo_features(photos, out, recipe.views)
-    plan = plan_tags(concepts, heldout, photos)
-    cached = out / "tags.npy"
+    cached, tagger_file = out / "tags.npy", out / "tagger.pt"
     if not cached.is_file():
+        plan = plan_tags(concepts, heldout, photos)
+        features = photo_features(photos, out, recipe.views)
         tagger, folds, quality = train_taggers(plan, concepts, photos, features, recipe.seed)
         (out / "head_quality.json").write_text(json.dumps(quality, indent=1), encoding="utf-8")
-        torch.save({"groups": plan.groups, "head": tagger.head.state_dict(), "table": vars(plan.table)},
-                   out / "tagger.pt")
+        torch.save({"groups": plan.groups, "head": tagger.head.state_dict(), "table": vars(plan.table)}, tagger_file)
         np.save(cached, tag_photos(tagger, folds, photos, features))
-    return Sight(photos, plan.table, np.load(cached, mmap_mode="r"))
+    columns = torch.load(tagger_file, weights_only=True)["table"]  # those of tags.npy; a new plan may order them anew
+    return Sight(photos, TagTable(**columns), np.load(cached, mmap_mode="r"))
 
 
 def photo_world(sight: Sight, split: str, concepts: Concepts, heldout: Heldout, first_view: bool = False) -> PhotoWorld:

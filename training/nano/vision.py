@@ -71,7 +71,7 @@ def _views(session: onnxruntime.InferenceSession, photo: Photo, views: int) -> n
 
 
 def _random_view(rgb: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A crop of 50–100 % of each side, mirrored half of the time, with other brightness and a coarser scale at times."""
+    """A crop of 50–100 % of each side, mirrored half of the time, in other light and at times at a coarser scale."""
     height, width, _ = rgb.shape
     crop_h, crop_w = (max(8, int(side * random.uniform(0.5, 1.0))) for side in (height, width))
     top, left = random.integers(height - crop_h + 1), random.integers(width - crop_w + 1)

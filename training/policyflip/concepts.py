@@ -137,7 +137,7 @@ class Heldout:
 
 def noun_name(lemma: str, lexicographer: int) -> Name:
     """A lemma with its plural; mass nouns keep one form half of the time by their kind of thing."""
-    if lexicographer in MASS_FILES or lemma.endswith("s") or lemma.endswith("wear"):
+    if lexicographer in MASS_FILES or lemma.endswith(("s", "wear")):
         return Name(lemma, lemma)
     return Name(lemma, _inflect.plural_noun(lemma) or lemma)
 

@@ -268,7 +268,8 @@ class PolicyFlip:
         forbidden = items(forbids) if forbids is not None else (rng.choice(_EVERYTHING),)
         allowed = items(allows)
         subject = (forbids or allows)[0].names[0].plural
-        title = rng.choice([subject.capitalize(), f"Rule {rng.randrange(1, 30)}", f"About {subject}", "Content", "policy"])
+        title = rng.choice([subject.capitalize(), f"Rule {rng.randrange(1, 30)}", f"About {subject}", "Content",
+                            "policy"])
         return self._pack(_canonical(title, forbidden, allowed), scenes, decide, "rule")
 
     def _dress(self, body: str, rng: random.Random) -> str:
@@ -310,7 +311,7 @@ def _layout(sentences: list[str], rng: random.Random) -> str:
     if style < 2:
         return " ".join(sentence if sentence[-1:] in ".!?" else sentence + "." for sentence in sentences)
     marks = (["- "] * 99, ["* "] * 99, [f"{n}. " for n in range(1, 100)], [f"({chr(96 + n)}) " for n in range(1, 27)])
-    return "\n".join(mark + sentence for mark, sentence in zip(marks[style - 2], sentences))
+    return "\n".join(mark + sentence for mark, sentence in zip(marks[style - 2], sentences, strict=False))
 
 
 def _not(value: bool | None) -> bool | None:

@@ -18,21 +18,24 @@ from training.wordnet import Synset
 Tags = Sequence[tuple[str, float]]
 
 # Hypernyms that nobody names in a policy.
-ABSTRACT = frozenset("""entity;physical entity;abstraction;thing;object;whole;artifact;instrumentality;living thing;organism;
-chordate;vertebrate;placental;matter;substance;causal agent;relation;part;device;conveyance;covering;implement;article;
-commodity;consumer goods;durables;creation;solid;unit;agent;attribute;psychological feature;event;process;group;location;
-body part;area;region;way;surface;decoration;structure;container;equipment;system;mechanism;restraint;support;facility;
-foodstuff;nutriment;material;plant part;natural object;plant organ;reproductive structure;instrument;representation;
-communication;signal;indication;act;activity;phenomenon;natural phenomenon;physical phenomenon;state;condition;extremity;
-craft;wheeled vehicle;self-propelled vehicle;connection;line;protective covering;cloth covering;arthropod;invertebrate;
-vascular plant;woody plant;seed plant;spermatophyte;angiosperm;aquatic vertebrate;carnivore;ungulate;even-toed ungulate;
-odd-toed ungulate;diapsid;anapsid;amniote;taxonomic group;starches;barrier;obstruction;opening;passage;supporting structure;
-framework;construction;sheet;strip;bar;possession;medium;fabrication;product;assets;property;white goods;piece;public transport;
-domestic animal;young;larva;worker;adult;leader;unfortunate;contestant;unwelcome person;bad person;good person;
-traveler;inhabitant;expert;intellectual;creator;communicator;entertainer;capitalist;peer;lover;relative;juvenile;male;female;
-helper;skilled worker;official;professional;follower;user;contemplative;nonworker;adventurer;compound;chemical;element;
-machine;measuring instrument;weight;top;side;end;layer;form;shape;component;section;formation;change;happening""".replace(
-    "\n", "").split(";"))
+ABSTRACT = frozenset(word.strip() for word in """
+entity; physical entity; abstraction; thing; object; whole; artifact; instrumentality; living thing; organism;
+chordate; vertebrate; placental; matter; substance; causal agent; relation; part; device; conveyance; covering;
+implement; article; commodity; consumer goods; durables; creation; solid; unit; agent; attribute; psychological
+feature; event; process; group; location; body part; area; region; way; surface; decoration; structure; container;
+equipment; system; mechanism; restraint; support; facility; foodstuff; nutriment; material; plant part; natural
+object; plant organ; reproductive structure; instrument; representation; communication; signal; indication; act;
+activity; phenomenon; natural phenomenon; physical phenomenon; state; condition; extremity; craft; wheeled vehicle;
+self-propelled vehicle; connection; line; protective covering; cloth covering; arthropod; invertebrate; vascular
+plant; woody plant; seed plant; spermatophyte; angiosperm; aquatic vertebrate; carnivore; ungulate; even-toed
+ungulate; odd-toed ungulate; diapsid; anapsid; amniote; taxonomic group; starches; barrier; obstruction; opening;
+passage; supporting structure; framework; construction; sheet; strip; bar; possession; medium; fabrication; product;
+assets; property; white goods; piece; public transport; domestic animal; young; larva; worker; adult; leader;
+unfortunate; contestant; unwelcome person; bad person; good person; traveler; inhabitant; expert; intellectual;
+creator; communicator; entertainer; capitalist; peer; lover; relative; juvenile; male; female; helper; skilled worker;
+official; professional; follower; user; contemplative; nonworker; adventurer; compound; chemical; element; machine;
+measuring instrument; weight; top; side; end; layer; form; shape; component; section;
+formation; change; happening""".replace("\n", " ").split("; "))
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class PhotoWorld:
 
     def near(self, concept: Concept, rng: random.Random) -> Scene | None:
         """A scene of the same kind of thing that does not show the concept: a hard case."""
-        for kind in concept.kinds:
+        for kind in sorted(concept.kinds):
             for parent in self.concepts.wordnet.synsets[kind].hypernyms:
                 if self.concepts.wordnet.synsets[parent].lemmas[0] not in ABSTRACT:
                     return self.with_concept(Concept(parent, (), kinds=frozenset({parent})), rng)
@@ -165,8 +168,8 @@ class WordWorld:
         """What a classifier might say: the thing, its look-alikes with the rest of the probability, its kinds."""
         synsets = self.concepts.wordnet.synsets
         sure = rng.betavariate(3, 1)
-        names = [(label, sure) for label in shown.labels]
-        for offset in shown.synsets:
+        names = [(label, sure) for label in sorted(shown.labels)]
+        for offset in sorted(shown.synsets):
             synset = synsets[offset]
             names += [] if shown.labels else [(rng.choice(synset.lemmas[:2]), sure)]
             siblings = [noun for parent in synset.hypernyms for noun in self._below[parent] if noun is not synset]
@@ -177,7 +180,7 @@ class WordWorld:
                 rest -= share
                 if share > 0.03:
                     names.append((other.lemmas[0], share))
-            kinds = [synsets[kind] for kind in shown.kinds if kind != offset]
+            kinds = [synsets[kind] for kind in sorted(shown.kinds) if kind != offset]
             kinds = [kind for kind in kinds if kind.lemmas[0] not in ABSTRACT]
             for kind in rng.sample(kinds, min(len(kinds), rng.randrange(4))):
                 names.append((kind.lemmas[0], min(1.0, sure + (1 - sure) * rng.uniform(0.3, 1))))

@@ -13,6 +13,7 @@ questions over one photo whose policies are opposite.
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,17 @@ class Wording:
     allow_except: str
     only: str
     everything_allowed: str
+    fresh: bool  # none of the polarity phrases in `flip` occurs in the training bank
 
 
 def read_wordings(path: Path = FOLDER / "wordings_heldout.yaml") -> list[Wording]:
+    """The held-out wordings. Most share a word such as "yes" with the training bank; the fresh ones share no polarity
+    phrase of their flip with it."""
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return [Wording(**{"except_" if key == "except" else key: value for key, value in entry.items()})
+    trained = "\n".join(phrase for phrases in Bank.read().phrases.values() for phrase in phrases).lower()
+    known = [phrase for phrase in document["polarity_phrases"] if _occurs(phrase, trained)]
+    return [Wording(**{"except_" if key == "except" else key: value for key, value in entry.items()},
+                    fresh=not any(_occurs(phrase, entry["flip"].lower()) for phrase in known))
             for entry in document["wordings"]]
 
 
@@ -77,14 +84,17 @@ def build_exam(world: PhotoWorld, concepts: Concepts, heldout: Heldout, question
 
 
 def metrics(exam: list[Question], logits: np.ndarray) -> dict[str, float]:
-    """Marks by part and kind of wording: accuracy, AUROC, flips both right; and the AUROC of the worst wordings."""
+    """Marks by part and kind of wording (known, held out, and the fresh ones among these): accuracy, AUROC, flips both
+    right; and the AUROC of the worst wording."""
     broken = np.array([question.broken for question in exam])
     right = (logits > 0) == broken
     marks: dict[str, float] = {}
-    kinds = ["known" if question.wording == KNOWN else "heldout" for question in exam]
+    fresh = {wording.name for wording in read_wordings() if wording.fresh}
     groups = defaultdict(list)
-    for row, (question, kind) in enumerate(zip(exam, kinds, strict=True)):
-        groups[f"{question.part}/{kind}"].append(row)
+    for row, question in enumerate(exam):
+        groups[f"{question.part}/{'known' if question.wording == KNOWN else 'heldout'}"].append(row)
+        if question.wording in fresh:
+            groups[f"{question.part}/fresh"].append(row)
     for group, rows in sorted(groups.items()):
         marks[f"{group}/accuracy"] = float(right[rows].mean())
         if 0 < broken[rows].sum() < len(rows):
@@ -120,6 +130,10 @@ def calibration_error(scores: np.ndarray, broken: np.ndarray, bins: int = 15) ->
     """Expected calibration error of scores in [0, 1]; Guo et al. 2017 (arXiv:1706.04599), eq. 3, for one class."""
     bin_of = np.minimum((scores * bins).astype(int), bins - 1)
     return float(np.abs(np.bincount(bin_of, weights=scores - broken)).sum() / len(scores))
+
+
+def _occurs(phrase: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
 
 
 def _fill(exam: list[Question], wanted: int, make) -> None:

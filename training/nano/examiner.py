@@ -15,7 +15,6 @@ from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import Engine, ImageEmbedding, open_engine
 from safeguard_sdk.image import decode_image, to_pixel_values
 from training.assets import fetch_wordnet
-from training.nano.baseline import zero_shot_logits
 from training.nano.exam import Question, build_exam, metrics, wording_auroc
 from training.nano.vision import GEOMETRY
 from training.photos import Photo, read_photos
@@ -24,6 +23,7 @@ from training.policyflip.scenes import PhotoWorld
 from training.wordnet import WordNet
 
 QUESTIONS = 400  # of each part and kind of wording
+KINDS = ("known", "heldout", "fresh")  # wordings
 ROWS = (("flips both right", "both_right"), ("AUROC", "auroc"), ("balanced accuracy", "balanced"))
 
 
@@ -77,6 +77,7 @@ def answer(engine: Engine, texts: list[str], pixel_values: list[np.ndarray]) -> 
 
 def examine(photos: Path, assets: Path, bundle: Path) -> str:
     """The marks of a bundle on photos of the test split, beside the baselines, as Markdown tables."""
+    from training.nano.baseline import zero_shot_logits  # sentence-transformers: export does without it
     examiner = Examiner(photos, assets)
     exam = examiner.exam("test", QUESTIONS, seed=3)
     engine = open_engine(Bundle.open(bundle))
@@ -94,12 +95,12 @@ def examine(photos: Path, assets: Path, bundle: Path) -> str:
 
 
 def _table(marks: dict[str, dict[str, float]]) -> str:
-    columns = [f"{name}, {kind} wordings" for name in marks for kind in ("known", "held-out")]
+    columns = [f"{name}, {kind} wordings" for name in marks for kind in KINDS]
     lines = ["| part | mark | " + " | ".join(columns) + " |",
-             "| --- | --- |" + " --- |" * (2 * len(marks))]
+             "| --- | --- |" + " --- |" * len(columns)]
     for part in ("seen", "unseen", "exception", "only", "blanket"):
         for title, key in (*ROWS, ("accuracy", "accuracy")):
-            cells = [marks[name].get(f"{part}/{kind}/{key}") for name in marks for kind in ("known", "heldout")]
+            cells = [mark.get(f"{part}/{kind}/{key}") for mark in marks.values() for kind in KINDS]
             if any(cell is not None for cell in cells):
                 text = " | ".join("–" if cell is None else f"{cell:.3f}" for cell in cells)
                 lines.append(f"| {part} | {title} | {text} |")

@@ -83,6 +83,7 @@ def train(photos: Path, out: Path, recipe: Recipe) -> None:
     concepts = Concepts.read(WordNet.read(fetch_wordnet(out.parent / "assets")))
     heldout = Heldout.read(concepts)
     sight = see(photos, out, concepts, heldout, recipe)
+    torch.manual_seed(recipe.seed)
     tokenizer, model, verdict_rows = load_base(fetch_smollm2(out.parent / "assets"), recipe.layers)
     reader = Reader(with_adapters(model, recipe.rank), verdict_rows)
     encode = cache(lambda text: tokenizer.encode(text, add_special_tokens=False))
@@ -127,8 +128,12 @@ def see(folder: Path, out: Path, concepts: Concepts, heldout: Heldout, recipe: R
         (out / "head_quality.json").write_text(json.dumps(quality, indent=1), encoding="utf-8")
         torch.save({"groups": plan.groups, "head": tagger.head.state_dict(), "table": vars(plan.table)}, tagger_file)
         np.save(cached, tag_photos(tagger, folds, photos, features))
+    probabilities = np.load(cached, mmap_mode="r")
+    if len(probabilities) != len(photos):
+        raise ValueError(f"{cached} holds {len(probabilities)} photos, {folder} has {len(photos)}; "
+                         f"delete {cached} to tag them again")
     columns = torch.load(tagger_file, weights_only=True)["table"]  # those of tags.npy; a new plan may order them anew
-    return Sight(photos, TagTable(**columns), np.load(cached, mmap_mode="r"))
+    return Sight(photos, TagTable(**columns), probabilities)
 
 
 def photo_world(sight: Sight, split: str, concepts: Concepts, heldout: Heldout, first_view: bool = False) -> PhotoWorld:

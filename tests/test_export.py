@@ -1,0 +1,374 @@
+"""Export: the decoder graph equals transformers', few bits cost what they may, no image sees its neighbours."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from transformers import LlamaConfig, LlamaModel
+
+from export import quantize
+from export.decoder import Decoder, export_decoder
+from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, Parity, ParityError, compare, require
+from export.quantize import (
+    BLOCK,
+    embedding_graph,
+    quantize_blocks,
+    quantize_matmuls,
+    save_split,
+    store_in_16_bits,
+)
+
+WIDTH, LAYERS, GROUPS, HEAD = 64, 2, 2, 16
+CONFIG = LlamaConfig(vocab_size=50, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=LAYERS,
+                     num_attention_heads=4, num_key_value_heads=GROUPS, rope_theta=5000.0, initializer_range=0.2)
+RANDOM = np.random.default_rng(0)
+
+
+# The decoder.
+
+@pytest.fixture(scope="module")
+def llama() -> tuple[LlamaModel, torch.nn.Linear]:
+    torch.manual_seed(0)
+    model, verdict = LlamaModel(CONFIG).eval(), torch.nn.Linear(WIDTH, 2)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)  # all ones would hide a norm in the wrong place
+    return model, verdict
+
+
+@pytest.fixture(scope="module")
+def decoder(llama) -> Decoder:
+    return Decoder.from_llama(*llama)
+
+
+def causal(batch: int, length: int, cached: int) -> torch.Tensor:
+    """(batch, 1, length, cached + length): everything cached is seen, and what is new up to itself."""
+    return torch.cat([torch.zeros(length, cached), torch.full((length, length), -1e9).triu(1)], 1).expand(
+        batch, 1, -1, -1).contiguous()
+
+
+def feeds(batch: int, length: int, cached: int, seed: int = 0) -> tuple:
+    """Embeddings, positions, bias and a cache for all rows, as `Decoder.forward` takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    past = [torch.randn(1, GROUPS, cached, HEAD, generator=generator) for _ in range(2 * LAYERS)]
+    return (torch.randn(batch, length, WIDTH, generator=generator),
+            torch.arange(cached, cached + length).repeat(batch, 1), causal(batch, length, cached), past)
+
+
+def run(decoder: Decoder, given: tuple) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return list(decoder(*given))
+
+
+def empty_past() -> list[torch.Tensor]:
+    return [torch.zeros(1, GROUPS, 0, HEAD)] * (2 * LAYERS)
+
+
+@pytest.mark.parametrize("batch, length", [(1, 2), (3, 7)])
+def test_the_decoder_equals_transformers(llama, decoder, batch, length):
+    model, verdict = llama
+    embeddings = feeds(batch, length, 0)[0]
+    with torch.no_grad():
+        expected = model(inputs_embeds=embeddings, use_cache=True)
+        logits = verdict(expected.last_hidden_state[:, -1])
+    found, *present = run(decoder, feeds(batch, length, 0))
+    torch.testing.assert_close(found, logits, rtol=0, atol=1e-5)
+    assert logits.abs().max() > 0.1  # the tolerance means something
+    for layer in range(LAYERS):
+        cache = expected.past_key_values.layers[layer]
+        torch.testing.assert_close(present[2 * layer], cache.keys, rtol=0, atol=1e-5)
+        torch.testing.assert_close(present[2 * layer + 1], cache.values, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cached", [1, 5, 11])
+def test_over_a_cached_prefix_the_decoder_gives_what_it_gives_for_the_whole(llama, decoder, cached):
+    model, verdict = llama
+    whole = torch.randn(1, 12 + 1, WIDTH, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = verdict(model(inputs_embeds=whole).last_hidden_state[:, -1])
+    _, *past = run(decoder, (whole[:, :cached], torch.arange(cached)[None], causal(1, cached, 0), empty_past()))
+    rest = 13 - cached
+    found, *_ = run(decoder, (whole[:, cached:], torch.arange(cached, 13)[None], causal(1, rest, cached), past))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_one_cached_prefix_serves_all_rows_of_a_batch(decoder):
+    embeddings, positions, bias, past = feeds(batch=3, length=4, cached=6)
+    together = run(decoder, (embeddings, positions, bias, past))[0]
+    alone = [run(decoder, (embeddings[row:row + 1], positions[:1], bias[:1], past))[0] for row in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+def test_padding_before_an_image_that_is_masked_changes_nothing(decoder):
+    embeddings, positions, bias, past = feeds(batch=1, length=4, cached=6)
+    padded = torch.cat([torch.full((1, 3, WIDTH), 9.0), embeddings], 1)
+    places = torch.cat([torch.zeros(1, 3, dtype=torch.long), positions], 1)
+    mask = causal(1, 7, 6)
+    mask[..., 6:9] = -1e9
+    torch.testing.assert_close(run(decoder, (padded, places, mask, past))[0],
+                               run(decoder, (embeddings, positions, bias, past))[0], rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def exported(decoder, tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("decoder") / "decoder.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export's own code is deprecated; its notes on shared axis names
+        return export_decoder(decoder, path).SerializeToString()
+
+
+def session(model: onnx.ModelProto | bytes | Path) -> onnxruntime.InferenceSession:
+    source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(graph: onnxruntime.InferenceSession, given: tuple) -> list[np.ndarray]:
+    names = [entry.name for entry in graph.get_inputs()]
+    arrays = [*given[:3], *given[3]]
+    return graph.run(None, {name: array.numpy() for name, array in zip(names, arrays, strict=True)})
+
+
+@pytest.mark.parametrize("batch, length, cached", [
+    (1, 2, 0), (1, 9, 0),    # a prefix is read: nothing is cached
+    (1, 8, 5), (7, 8, 5),    # an image, and several
+    (2, 3, 40)])
+def test_the_exported_graph_equals_the_decoder_at_every_size(decoder, exported, batch, length, cached):
+    given = feeds(batch, length, cached, seed=2)
+    expected, found = run(decoder, given), run_graph(session(exported), given)
+    assert len(found) == len(expected) == 1 + 2 * LAYERS
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(mine, theirs.numpy(), rtol=0, atol=1e-5)
+
+
+def test_the_graph_names_its_inputs_and_outputs_as_the_engine_does(exported):
+    names = [f"{kind}.{layer}" for layer in range(LAYERS) for kind in ("key", "value")]
+    graph = session(exported)
+    assert [entry.name for entry in graph.get_inputs()] == [
+        "inputs_embeds", "position_ids", "attention_bias", *(f"past_{name}" for name in names)]
+    assert [entry.name for entry in graph.get_outputs()] == ["verdict_logits", *(f"present_{name}" for name in names)]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_each_row_of_the_quantised_decoder_is_bitwise_free_of_its_neighbours(exported, bits):
+    model = onnx.load_from_string(exported)
+    names = [tensor.name for tensor in model.graph.initializer if ".weights." in tensor.name]
+    assert len(names) == LAYERS * 7
+    quantize_matmuls(model, dict.fromkeys(names, bits))
+    graph, given = session(model), feeds(batch=40, length=8, cached=5)
+    alone = np.concatenate([run_graph(graph, (*(part[row:row + 1] for part in given[:3]), given[3]))[0]
+                            for row in range(40)])
+    for size in (2, 7, 8, 40):
+        some = (*(part[:size] for part in given[:3]), given[3])
+        np.testing.assert_array_equal(run_graph(graph, some)[0], alone[:size])
+
+
+# Few bits.
+
+def dequantised(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+    """(in, out), from what `quantize_blocks` gives."""
+    weight = (levels.astype(np.float32) - zeros[..., None]) * scales[..., None]
+    return weight.reshape(len(weight), -1).T
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_that_lie_on_a_grid_are_kept_exactly(bits):
+    levels = RANDOM.integers(0, 2**bits, (3, 2, BLOCK))
+    levels[..., 0], levels[..., 1] = 0, 2**bits - 1  # the whole range is in use
+    scales = 2.0 ** RANDOM.integers(-8, 0, (3, 2)).astype(np.float32)
+    zeros = RANDOM.integers(1, 2**bits - 1, (3, 2))
+    weight = dequantised(levels, scales, zeros).astype(np.float32)
+    np.testing.assert_array_equal(dequantised(*quantize_blocks(weight, bits)), weight)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_error_of_a_block_is_at_most_half_a_step(bits):
+    weight = RANDOM.normal(size=(4 * BLOCK, 24)).astype(np.float32) * RANDOM.uniform(0.01, 10, 24).astype(np.float32)
+    error = (dequantised(*quantize_blocks(weight, bits)) - weight).T.reshape(24, 4, BLOCK)
+    blocks = weight.T.reshape(24, 4, BLOCK)
+    step = (blocks.max(2) - blocks.min(2)) / (2**bits - 1)
+    assert (np.sqrt((error**2).mean(2)) <= step / 2).all()  # root of the mean square
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])  # a block may be all negative or all positive
+def test_zero_stays_exactly_zero(bits, shift):
+    weight = (RANDOM.normal(size=(2 * BLOCK, 6)) + shift).astype(np.float32)
+    weight[::3] = 0
+    assert (dequantised(*quantize_blocks(weight, bits))[::3] == 0).all()
+
+
+def test_a_block_of_zeros_stays_zero():
+    assert (dequantised(*quantize_blocks(np.zeros((BLOCK, 2), np.float32), 4)) == 0).all()
+
+
+def test_inputs_that_matter_more_are_kept_better():
+    weight = RANDOM.normal(size=(2 * BLOCK, 200)).astype(np.float32)
+    importance = np.where(np.arange(2 * BLOCK) % 4 == 0, 100.0, 1.0)
+
+    def error(levels_scales_zeros) -> float:
+        return float((((dequantised(*levels_scales_zeros) - weight) ** 2).mean(1) * importance).sum())
+    assert error(quantize_blocks(weight, 4, importance)) < error(quantize_blocks(weight, 4))
+
+
+def matmul(weight: np.ndarray) -> onnx.ModelProto:
+    """y = x @ weight."""
+    shapes = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", size])
+              for name, size in (("x", weight.shape[0]), ("y", weight.shape[1]))]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "weight"], ["y"])], "matmul", shapes[:1], shapes[1:],
+                              [numpy_helper.from_array(weight, "weight")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_product_is_close_to_that_of_the_dequantised_weights(bits):
+    weight = RANDOM.normal(size=(96, 40)).astype(np.float32)  # 3 blocks: an odd number of zero points is padded
+    x = RANDOM.normal(size=(50, 96)).astype(np.float32)
+    model = matmul(weight)
+    quantize_matmuls(model, {"weight": bits})
+    found = session(model).run(None, {"x": x})[0]
+    expected = x @ dequantised(*quantize_blocks(weight, bits))
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()  # activations are rounded to int8
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(96, 40), (576, 192), (1536, 576)])  # the last two are layers of nano
+def test_a_row_of_a_quantised_product_is_bitwise_free_of_the_batch_around_it(bits, shape):
+    model = matmul(RANDOM.normal(size=shape).astype(np.float32))
+    quantize_matmuls(model, {"weight": bits})
+    graph = session(model)
+    x = RANDOM.normal(size=(320, shape[0])).astype(np.float32)
+    x[7] *= 1000  # with one scale for the whole batch, this row would drown the others
+    whole = graph.run(None, {"x": x})[0]
+    for size in (1, 7, 8, 40):
+        for start in (0, 6, 320 - size):
+            rows = slice(start, start + size)
+            np.testing.assert_array_equal(graph.run(None, {"x": x[rows]})[0], whole[rows])
+
+
+def test_only_the_products_that_are_named_get_few_bits(exported):
+    model = onnx.load_from_string(exported)
+    quantize_matmuls(model, {"layers.0.weights.q_proj": 4, "layers.1.weights.up_proj": 8})
+    few = {node.input[1].rsplit(".", 1)[0]: {a.name: a.i for a in node.attribute} for node in model.graph.node
+           if node.op_type == "MatMulNBits"}
+    assert {name: attributes["bits"] for name, attributes in few.items()} == {
+        "layers.0.weights.q_proj": 4, "layers.1.weights.up_proj": 8}
+    kept = {tensor.name for tensor in model.graph.initializer}
+    assert "layers.0.weights.k_proj" in kept and "layers.0.weights.q_proj" not in kept
+
+
+def test_weights_in_16_bits_are_halved_and_computed_in_32():
+    weight = RANDOM.normal(size=(64, 64)).astype(np.float32)
+    x = RANDOM.normal(size=(5, 64)).astype(np.float32)
+    model = matmul(weight)
+    before = model.ByteSize()
+    store_in_16_bits(model)
+    assert model.ByteSize() < 0.55 * before
+    found = session(model).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, x @ weight.astype(np.float16).astype(np.float32), rtol=0, atol=1e-5)
+
+
+def test_small_tensors_stay_in_32_bits():
+    model = matmul(np.ones((8, 8), np.float32))
+    store_in_16_bits(model)
+    assert [tensor.data_type for tensor in model.graph.initializer] == [onnx.TensorProto.FLOAT]
+
+
+def test_the_embedding_graph_gives_rows_of_the_table_and_adds_the_mixture_of_knots():
+    table = RANDOM.normal(size=(30, 48)).astype(np.float32) * RANDOM.uniform(0.01, 3, (30, 1)).astype(np.float32)
+    table[4] = 0  # padding tokens are rows of zeros
+    knots = RANDOM.normal(size=(10, 48)).astype(np.float32)
+    ids = RANDOM.integers(0, 30, (2, 5))
+    ids[0, 0] = 4
+    weights = np.zeros((2, 5, 10), np.float32)
+    weights[1, 2, 3:5] = 0.25, 0.75
+    found = session(embedding_graph(table, knots)).run(None, {"ids": ids, "knots": weights})[0]
+    step = np.abs(table).max(1)[ids][..., None] / 127
+    assert (np.abs(found - (table[ids] + weights @ knots)) <= 0.6 * step + 1e-5).all()
+    assert (found[0, 0] == 0).all()
+
+
+# Files.
+
+def test_a_split_graph_has_no_file_beyond_the_limit_and_computes_the_same(exported, tmp_path, monkeypatch):
+    limit = 140_000  # bytes; the rotary tables have 131,072
+    monkeypatch.setattr(quantize, "FILE_LIMIT", limit)
+    files = save_split(onnx.load_from_string(exported), tmp_path / "decoder.onnx")
+    assert set(files) == set(tmp_path.iterdir()) and len(files) > 3
+    assert all(file.stat().st_size <= limit for file in files if file.suffix == ".bin")
+    assert files[0].stat().st_size < 60_000  # the graph itself holds no weights
+    given = feeds(batch=2, length=3, cached=4)
+    for mine, theirs in zip(run_graph(session(files[0]), given), run_graph(session(exported), given), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_shipped_graph_tells_nothing_of_the_machine_that_exported_it(exported, tmp_path):
+    assert b"decoder.py" in exported  # torch notes the source of every node
+    written = save_split(onnx.load_from_string(exported), tmp_path / "decoder.onnx")[0].read_bytes()
+    assert b".py" not in written and str(Path(quantize.__file__).parent).encode() not in written
+
+
+def test_the_limit_holds_with_the_padding_between_tensors(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize, "FILE_LIMIT", 1100 + 1030)  # both fit, the 52 bytes between them do not
+    model = matmul(np.ones((4, 4), np.float32))
+    model.graph.initializer.extend(numpy_helper.from_array(np.ones(size, np.uint8), str(size)) for size in (1100, 1030))
+    files = save_split(model, tmp_path / "two.onnx")
+    assert sorted(file.stat().st_size for file in files[1:]) == [1030, 1100]
+
+
+def test_a_tensor_beyond_the_limit_is_an_error_and_no_larger_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize, "FILE_LIMIT", 2000)
+    with pytest.raises(ValueError, match=r"big\.onnx: weight has 4096 bytes, a file may have 2000"):
+        save_split(matmul(np.ones((32, 32), np.float32)), tmp_path / "big.onnx")
+
+
+# The gate.
+
+def parity(flip_rate: float = 0.0, mean_drift: float = 0.0) -> Parity:
+    return Parity(questions=100, flip_rate=flip_rate, mean_drift=mean_drift, p99_drift=0.5, max_drift=0.9)
+
+
+def test_a_bundle_at_the_limits_passes():
+    require(parity(flip_rate=MAX_FLIP_RATE, mean_drift=MAX_MEAN_DRIFT))
+
+
+@pytest.mark.parametrize("beyond", [{"flip_rate": MAX_FLIP_RATE + 1e-4}, {"mean_drift": MAX_MEAN_DRIFT + 1e-4},
+                                    {"mean_drift": float("nan")}, {"flip_rate": float("nan")}])
+def test_a_bundle_beyond_either_limit_is_refused_with_the_next_step(beyond):
+    with pytest.raises(ParityError, match=r"100 verdicts differ .* no bundle was written: quantise fewer layers"):
+        require(parity(**beyond))
+
+
+def test_parity_is_measured_on_calibrated_scores():
+    logit_of_09 = np.log(9.0)
+    same = compare(np.array([logit_of_09, -1.0]), np.array([logit_of_09, -1.0]), scale=1.0, shift=0.0)
+    assert same == Parity(2, 0.0, 0.0, 0.0, 0.0)
+    moved = compare(np.array([0.0, logit_of_09]), np.array([-logit_of_09, logit_of_09]), scale=1.0, shift=0.0)
+    assert moved.flip_rate == 0.5                           # 0.5 counts as unsafe, 0.1 does not
+    assert moved.mean_drift == pytest.approx(0.2) and moved.max_drift == pytest.approx(0.4)
+    shifted = compare(np.array([0.0]), np.array([-logit_of_09]), scale=2.0, shift=2 * logit_of_09)
+    assert shifted.flip_rate == 0                           # 0.988 and 0.5
+    assert shifted.max_drift == pytest.approx(81 / 82 - 0.5)
+
+
+def test_parity_is_written_with_five_digits():
+    assert parity(mean_drift=1 / 3).as_json() == {
+        "questions": 100, "flip_rate": 0.0, "mean_drift": 0.33333, "p99_drift": 0.5, "max_drift": 0.9}
+
+
+def test_calibration_finds_scale_and_shift_of_the_logit():
+    from export.nano import fit_calibration  # loads the vision packages of training
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 3, 20_000)
+    broken = random.random(20_000) < 1 / (1 + np.exp(-(0.6 * logits - 0.5)))
+    scale, shift = fit_calibration(logits, broken)
+    assert scale == pytest.approx(0.6, abs=0.03) and shift == pytest.approx(-0.5, abs=0.06)

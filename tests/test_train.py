@@ -1,0 +1,300 @@
+"""Training: a stop costs nothing but time, every step has its own packs, and a few packs can be learnt by heart."""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_world
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from safeguard_sdk.engine.tags import TagTable
+from training.nano import train as training
+from training.nano.exam import build_exam
+from training.nano.reader import Reader, with_adapters
+from training.nano.train import Recipe, draw, fit, photo_world, score, see, word_world
+from training.photos import Photo
+from training.policyflip.policies import Pack, PolicyFlip
+from training.policyflip.wordings import Bank
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
+
+VOCABULARY = 97
+RECIPE = Recipe(seed=3, views=1, layers=2, rank=2, learning_rate=1e-2, warmup_steps=2, steps=7, decay_from=5,
+                easy_steps=2, families=2, micro_packs=3, checkpoint_every=2, evaluate_every=4)
+
+
+def encode(text: str) -> list[int]:
+    """Every word is a token."""
+    return [1 + zlib.crc32(word.encode()) % (VOCABULARY - 1) for word in text.split()]
+
+
+def new_reader() -> Reader:
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2)
+    config._attn_implementation = "eager"
+    return Reader(with_adapters(LlamaModel(config), rank=2), torch.randn(2, 32))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in parallel may come out in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def sources() -> list[PolicyFlip]:
+    bank = Bank.read()
+    return [PolicyFlip(tiny_world.photo_world(), bank, scenes=4), PolicyFlip(tiny_world.word_world(), bank, scenes=4)]
+
+
+@pytest.fixture(scope="module")
+def exam():
+    world = tiny_world.photo_world()
+    return build_exam(world, world.concepts, world.heldout, questions=4, seed=0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, sources, exam) -> tuple[Path, Reader]:
+    """The folder and the reader of a run that nothing has stopped."""
+    out, reader = tmp_path_factory.mktemp("finished"), new_reader()
+    fit(reader, sources, encode, exam, out, RECIPE)
+    return out, reader
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsAfter:
+    """A source of packs that stops the process when it has given some."""
+
+    def __init__(self, source: PolicyFlip, families: int) -> None:
+        self.source, self.left = source, families
+
+    def family(self, rng: random.Random, easy: bool) -> list[Pack]:
+        if not self.left:
+            raise Stopped
+        self.left -= 1
+        return self.source.family(rng, easy)
+
+
+class Always:
+    """A source that gives the same packs all the time."""
+
+    def __init__(self, packs: list[Pack]) -> None:
+        self.packs = packs
+
+    def family(self, rng: random.Random, easy: bool) -> list[Pack]:
+        return self.packs
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+# Going on.
+
+@pytest.mark.parametrize("stop_at", [1, 2, 5])  # before the first checkpoint, just after it, between two
+def test_a_run_that_was_stopped_and_goes_on_ends_with_exactly_the_same_weights(
+        tmp_path, capsys, finished, sources, exam, stop_at):
+    stopping = [StopsAfter(source, stop_at) for source in sources]  # each step asks each source once
+    with pytest.raises(Stopped):
+        fit(new_reader(), stopping, encode, exam, tmp_path, RECIPE)
+    torch.manual_seed(stop_at)  # a new process has another state
+    reader = new_reader()
+    fit(reader, sources, encode, exam, tmp_path, RECIPE)
+    assert_same_weights(reader.state_dict(), finished[1].state_dict())
+    assert ("going on from step" in capsys.readouterr().out) == (stop_at >= RECIPE.checkpoint_every)
+
+
+def test_a_finished_run_started_again_trains_no_further(tmp_path, finished, sources, exam):
+    out, trained = finished
+    reader = new_reader()
+    fit(reader, sources, encode, exam, out, RECIPE)
+    assert_same_weights(reader.state_dict(), trained.state_dict())
+
+
+def test_a_stop_while_a_checkpoint_is_written_leaves_the_former_one_whole(tmp_path, monkeypatch, sources, exam):
+    written = []
+
+    def save(state: dict, path: Path) -> None:
+        if len(written) == 2:
+            path.write_bytes(b"half of a checkpo")
+            raise Stopped
+        written.append(state["step"])
+        torch_save(state, path)
+
+    torch_save = torch.save
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(Stopped):
+        fit(new_reader(), sources, encode, exam, tmp_path, RECIPE)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == written[-1] == 4
+
+
+def test_the_reader_file_holds_the_recipe_and_what_was_trained_and_nothing_else(finished):
+    out, trained = finished
+    state = torch.load(out / "reader.pt", weights_only=True)
+    assert Recipe(**state["recipe"]) == RECIPE
+    names = set(state["reader"])
+    assert {"probability.weight", "verdict.weight", "verdict.bias"} < names
+    assert all("lora_" in name for name in names - {"probability.weight", "verdict.weight", "verdict.bias"})
+    reader = new_reader()
+    assert reader.load_state_dict(state["reader"], strict=False).unexpected_keys == []
+    assert_same_weights(reader.state_dict(), trained.state_dict())
+
+
+def test_the_frozen_weights_of_the_model_stay_as_they_were(finished):
+    before, after = new_reader().state_dict(), finished[1].state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("lora_" in name or not name.startswith("model.") for name in changed)
+
+
+# Learning.
+
+def test_opposite_policies_over_a_few_scenes_are_learnt_by_heart(tmp_path, monkeypatch, sources, exam):
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    packs = [pack for pack in sources[0].family(random.Random(2), easy=True) if pack.scenes]
+    broken = np.array([broken for pack in packs for broken in pack.broken])
+    assert set(broken) == {True, False} and len(packs) == 2
+    recipe = replace(RECIPE, steps=60, decay_from=40, families=1, learning_rate=3e-3, evaluate_every=60)
+    reader = new_reader()
+    fit(reader, [Always(packs)], encode, exam, tmp_path, recipe)
+    losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
+    assert len(losses) == 60 and losses[0] > 0.4 and max(losses[-5:]) < 0.05
+    questions = [(pack.text, scene) for pack in packs for scene in pack.scenes]
+    np.testing.assert_array_equal(score(reader, questions, encode) > 0, broken)
+
+
+def test_the_log_has_the_loss_the_time_left_and_the_validation(tmp_path, monkeypatch, sources, exam):
+    monkeypatch.setattr(training, "LOG_EVERY", 2)
+    fit(new_reader(), sources, encode, exam, tmp_path, RECIPE)
+    log = rows(tmp_path)
+    assert [row["step"] for row in log if "loss" in row] == [2, 4, 6]
+    assert all(row["loss"] > 0 and row["eta_minutes"] >= 0 for row in log if "loss" in row)
+    validations = [row for row in log if "validation" in row]
+    assert [row["step"] for row in validations] == [4, 7]  # every 4 steps and at the end
+    assert {"seen/known/both_right", "unseen/heldout/auroc", "ece"} <= validations[0]["validation"].keys()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path, sources, exam):
+    reader = new_reader()
+    with torch.no_grad():
+        reader.verdict.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="loss is nan at step 0; lower learning_rate"):
+        fit(reader, sources, encode, exam, tmp_path, RECIPE)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_a_twentieth():
+    recipe = replace(RECIPE, warmup_steps=4, decay_from=60, steps=100)
+    assert [recipe.rate_at(step) for step in (0, 3, 4, 59, 60)] == [0.25, 1, 1, 1, 1]
+    assert recipe.rate_at(80) == pytest.approx(0.5)
+    assert recipe.rate_at(98) == recipe.rate_at(99) == 0.05
+
+
+def test_the_recipe_that_ships_is_complete_and_a_misspelt_key_is_an_error(tmp_path):
+    assert 0 < Recipe.read().warmup_steps < Recipe.read().decay_from < Recipe.read().steps
+    slip = training.RECIPE.read_text(encoding="utf-8").replace("warmup_steps", "warm_up_steps")
+    (tmp_path / "recipe.yaml").write_text(slip, encoding="utf-8")
+    with pytest.raises(TypeError, match="warm_up_steps"):
+        Recipe.read(tmp_path / "recipe.yaml")
+
+
+# The packs of a step.
+
+def test_the_packs_of_a_step_depend_on_seed_and_step_and_on_nothing_that_ran_before(sources):
+    at_4 = tiny_world.digest([draw(sources, RECIPE, 4)])
+    draw(sources, RECIPE, 3)
+    random.seed(1)
+    torch.manual_seed(1)
+    assert tiny_world.digest([draw(sources, RECIPE, 4)]) == at_4
+    assert tiny_world.digest([draw(sources, RECIPE, 5)]) != at_4
+    assert tiny_world.digest([draw(sources, replace(RECIPE, seed=4), 4)]) != at_4
+
+
+def test_the_first_steps_are_easy_and_every_step_has_photos_and_words(sources):
+    steps = {step: draw(sources, RECIPE, step) for step in range(40)}
+    easy = {pack.family for step in range(RECIPE.easy_steps) for pack in steps[step]}
+    full = {pack.family for step in range(RECIPE.easy_steps, 40) for pack in steps[step]}
+    assert easy <= {"pair", "single"} and {"except", "rule", "several"} <= full
+    for packs in steps.values():
+        assert all(pack.scenes for pack in packs)
+        assert {scene.photo >= 0 for pack in packs for scene in pack.scenes} == {True, False}
+
+
+def test_scores_do_not_depend_on_what_is_scored_together(sources):
+    reader = new_reader().eval()
+    packs = [pack for step in range(2, 5) for pack in draw(sources, RECIPE, step)]
+    questions = [(pack.text, scene) for pack in packs for scene in pack.scenes if scene.photo < 0]
+    together = score(reader, questions, encode)
+    alone = np.array([score(reader, [question], encode)[0] for question in questions])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=0.05)  # bfloat16
+
+
+# Photos and their tags.
+
+TABLE = TagTable(("owl", "bird", "poodle"), ("class", "group", "head"), (1, 40, 1))
+
+
+@pytest.fixture
+def seen(tmp_path) -> training.Sight:
+    """What `see` gives of a folder whose tags were computed by an earlier process."""
+    folder, out = tmp_path / "photos", tmp_path / "run"
+    folder.mkdir()
+    out.mkdir()
+    (folder / "index.csv").write_text("path,source,labels,boxes\na.jpg,zoo,owl,\nb.jpg,zoo,poodle,\n", encoding="utf-8")
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_bytes(name.encode())
+    np.save(out / "tags.npy", np.array([[[0.9, 0.8, 0.0]], [[0.0, 0.0, 0.7]]], np.float16))
+    torch.save({"table": vars(TABLE)}, out / "tagger.pt")
+    known = tiny_world.concepts()
+    return see(folder, out, known, tiny_world.heldout(known), RECIPE)
+
+
+def test_tags_of_an_earlier_process_keep_the_names_that_they_were_computed_with(seen):
+    assert seen.table == TABLE
+    assert seen.table.select(seen.probabilities[0, 0].astype(np.float32)) == [
+        ("owl", pytest.approx(0.9, abs=1e-3)), ("bird", pytest.approx(0.8, abs=1e-3))]
+
+
+def test_scenes_of_words_hold_only_labels_that_the_eye_has_a_tag_for(seen):
+    known = tiny_world.concepts()
+    assert word_world(seen, known, tiny_world.heldout(known)).labels == ["poodle"]
+
+
+def test_the_world_of_a_split_shows_the_photos_of_that_split():
+    photos = [Photo(Path("x"), "zoo", frozenset({label}), (), place * 8 + "0" * 56)
+              for label, place in (("owl", "0"), ("poodle", "f"), ("car", "e"))]
+    sight = training.Sight(photos, TABLE, np.zeros((3, 2, 3), np.float16))
+    known = tiny_world.concepts()
+    shown = {split: [set(scene.shown.labels) for scene in
+                     photo_world(sight, split, known, tiny_world.heldout(known)).scenes] for split in ("train", "test")}
+    assert shown == {"train": [{"poodle"}, {"car"}], "test": [{"owl"}]}
+
+
+def test_training_may_show_any_view_of_a_photo_and_a_test_shows_the_whole_photo():
+    photo = Photo(Path("x"), "zoo", frozenset({"owl"}), (), "f" * 64)
+    sight = training.Sight([photo], TABLE, np.array([[[0.9, 0, 0], [0.4, 0, 0]]], np.float16))
+    known = tiny_world.concepts()
+    views = {}
+    for first_view in (True, False):
+        scene = photo_world(sight, "train", known, tiny_world.heldout(known), first_view).scenes[0]
+        views[first_view] = {round(scene.tags(random.Random(seed))[0][1], 1) for seed in range(20)}
+    assert views == {True: {0.9}, False: {0.9, 0.4}}

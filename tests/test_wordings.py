@@ -1,0 +1,192 @@
+"""The two banks of wordings: what training may show, and the whole registers that only the exam holds."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from training.nano.exam import Wording, read_wordings
+from training.policyflip import wordings
+from training.policyflip.concepts import FOLDER, Name
+from training.policyflip.wordings import Bank, fill, join, misspell
+
+BANK = Bank.read()
+HELDOUT_FILE = FOLDER / "wordings_heldout.yaml"
+HELDOUT = read_wordings()
+DOGS, OWLS, SMOKE = Name("dog", "dogs"), Name("owl", "owls"), Name("smoke", "smoke")
+
+SLOTS = {  # kind → what each phrase speaks of, and the least number of phrases
+    "forbid": ("x", 250), "allow": ("x", 250), "forbid_except": ("xz", 75), "allow_except": ("xz", 75),
+    "only": ("x", 100), "forbid_only": ("x", 50), "two_sided": ("xy", 150), "everything_allowed": ("", 50),
+    "everything_forbidden": ("", 50), "preamble": ("", 70), "closing": ("", 40), "heading": ("", 35),
+    "rendering": ("n", 35)}
+PARTS = {"flip": "xy", "except_": "xz", "allow_except": "xz", "only": "x", "everything_allowed": ""}
+SHARED_PHRASES = 24  # of the held-out polarity phrases are somewhere in the bank of training, too
+
+
+def slots(template: str) -> set[str]:
+    """The concepts that a template speaks of; {a} and {X} are {x} in another form."""
+    return {"x" if slot == "a" else slot.lower() for slot in re.findall(r"\{([xXyYzZan])\}", template)}
+
+
+def plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def contains(text: str, phrase: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", plain(text)) is not None
+
+
+def first_is_forbidden(template: str) -> bool:
+    lower = template.lower().replace("{a}", "{x}")
+    return lower.index("{x}") < lower.index("{y}")
+
+
+def templates(wording: Wording) -> list[str]:
+    return [getattr(wording, part) for part in PARTS]
+
+
+# The bank of training.
+
+def test_the_bank_holds_every_kind_of_phrase_and_no_other():
+    assert BANK.phrases.keys() == SLOTS.keys()
+
+
+@pytest.mark.parametrize("kind", SLOTS)
+def test_a_kind_has_enough_phrases_and_none_twice(kind):
+    phrases = [plain(phrase) for phrase in BANK.phrases[kind]]
+    assert len(phrases) >= SLOTS[kind][1]
+    assert [phrase for phrase, count in Counter(phrases).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("kind", SLOTS)
+def test_every_phrase_of_a_kind_speaks_of_the_same_concepts(kind):
+    assert [phrase for phrase in BANK.phrases[kind] if slots(phrase) != set(SLOTS[kind][0])] == []
+
+
+def test_no_phrase_forbids_in_one_place_and_allows_in_another():
+    both = set(BANK.phrases["forbid"]) & set(BANK.phrases["allow"])
+    both |= set(BANK.phrases["forbid_except"]) & set(BANK.phrases["allow_except"])
+    both |= set(BANK.phrases["everything_forbidden"]) & set(BANK.phrases["everything_allowed"])
+    assert both == set()
+
+
+def test_forbidding_and_allowing_have_equally_many_phrases():
+    count = {kind: len(phrases) for kind, phrases in BANK.phrases.items()}
+    assert count["forbid"] == pytest.approx(count["allow"], rel=0.05)
+    assert count["forbid_except"] == pytest.approx(count["allow_except"], rel=0.05)
+
+
+def test_either_side_comes_first_equally_often():
+    forbidden_first = sum(map(first_is_forbidden, BANK.phrases["two_sided"]))
+    assert forbidden_first == pytest.approx(len(BANK.phrases["two_sided"]) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["forbid", "allow", "two_sided", "only", "forbid_except", "allow_except"])
+def test_every_phrase_fills_without_leaving_a_slot(kind):
+    bank = Bank({kind: BANK.phrases[kind], "rendering": BANK.phrases["rendering"]})
+    rng = random.Random(0)
+    for _ in range(300):
+        text = bank.phrase(kind, rng, x=[DOGS], y=[OWLS], z=[SMOKE])
+        assert re.search(r"\{[xXyYzZan]\}", text) is None and re.search("dog", text, re.IGNORECASE)
+
+
+# Filling.
+
+def test_a_capital_slot_takes_a_capital_and_other_braces_stay():
+    assert fill('{X} are out; {"deny": "{x}"}', {"x": "dogs"}) == 'Dogs are out; {"deny": "dogs"}'
+    assert fill("{a} is out", {"x": "owls"}, article="an owl") == "an owl is out"
+
+
+def test_a_noun_is_not_taken_for_a_slot():
+    assert fill("{x} and {y}", {"x": "{y}", "y": "owls"}) == "{y} and owls"
+
+
+def test_a_template_in_the_singular_is_not_used_for_two_concepts():
+    bank = Bank({"forbid": ("Never {a}.", "No {x}."), "rendering": ("{n}",)})
+    rng = random.Random(0)
+    assert {bank.phrase("forbid", rng, x=[DOGS]) for _ in range(50)} == {"Never a dog.", "No dogs."}
+    assert all("dogs" in bank.phrase("forbid", rng, x=[DOGS, OWLS]) for _ in range(50))
+
+
+def test_code_and_tables_take_the_bare_noun():
+    bank = Bank({"rendering": ("pictures of {n}",)})
+    rng = random.Random(0)
+    assert {bank.noun_phrase([DOGS], 'deny = "{x}"', rng) for _ in range(50)} == {"dogs"}
+    assert {bank.noun_phrase([DOGS], "Keep {x} out.", rng) for _ in range(50)} == {"dogs", "pictures of dogs"}
+
+
+def test_several_nouns_are_joined_as_people_do():
+    rng = random.Random(0)
+    assert join(["dogs"], rng) == "dogs"
+    joined = {join(["dogs", "owls", "smoke"], rng) for _ in range(100)}
+    assert {"dogs, owls and smoke", "dogs, owls or smoke", "dogs, owls, smoke"} <= joined
+
+
+def test_slips_of_the_keyboard_are_rare_and_keep_everything_but_letters():
+    text, rng = "Forbidden: 3 dogs (big)\nAllowed: owls. " * 20, random.Random(0)
+    slipped = misspell(text, rng, 0.02)
+    assert slipped != text and len(slipped) == pytest.approx(len(text), rel=0.02)
+    assert re.sub("[A-Za-z]", "", slipped) == re.sub("[A-Za-z]", "", text)
+    assert misspell(text, rng, 0.0) == text
+
+
+# The held-out wordings.
+
+def test_the_held_out_wordings_are_whole_policies_in_registers_of_their_own():
+    assert len(HELDOUT) >= 24
+    assert len({wording.name for wording in HELDOUT}) == len({wording.register for wording in HELDOUT}) == len(HELDOUT)
+
+
+@pytest.mark.parametrize("wording", HELDOUT, ids=lambda wording: wording.name)
+def test_a_held_out_wording_says_everything_that_the_exam_asks(wording):
+    assert {part: slots(getattr(wording, part)) for part in PARTS} == {part: set(s) for part, s in PARTS.items()}
+    assert first_is_forbidden(wording.flip) != wording.flip_allowed_first
+
+
+def test_the_held_out_wordings_name_either_side_first_equally_often():
+    allowed_first = sum(bool(wording.flip_allowed_first) for wording in HELDOUT)
+    assert allowed_first == pytest.approx(len(HELDOUT) / 2, rel=0.1)
+
+
+def test_no_held_out_template_stands_in_the_bank_of_training():
+    def bare(template: str) -> str:
+        return plain(re.sub(r"\{[xXyYzZa]\}", "{}", template))
+    known = {bare(phrase) for phrases in BANK.phrases.values() for phrase in phrases}
+    assert [template for wording in HELDOUT for template in templates(wording) if bare(template) in known] == []
+
+
+def test_the_bank_of_training_reads_nothing_of_the_held_out_file():
+    assert HELDOUT_FILE.name not in Path(wordings.__file__).read_text(encoding="utf-8")
+    assert "Training never reads this file" in HELDOUT_FILE.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def polarity() -> dict[str, bool]:
+    """Held-out polarity phrase → whether it occurs anywhere in the bank of training."""
+    phrases = yaml.safe_load(HELDOUT_FILE.read_text(encoding="utf-8"))["polarity_phrases"]
+    training = " \n ".join(plain(phrase) for some in BANK.phrases.values() for phrase in some)
+    return {phrase: contains(training, phrase) for phrase in phrases}
+
+
+def test_at_most_28_percent_of_the_held_out_polarity_phrases_occur_in_training_at_all(polarity):
+    assert len(polarity) >= 85
+    shared = [phrase for phrase, known in polarity.items() if known]
+    assert len(shared) <= SHARED_PHRASES, f"{len(shared)} of {len(polarity)} are in the bank of training: {shared}"
+
+
+def test_every_flip_has_its_polarity_listed(polarity):
+    assert [w.name for w in HELDOUT if not any(contains(w.flip, phrase) for phrase in polarity)] == []
+    texts = [text for wording in HELDOUT for text in templates(wording)]
+    assert [phrase for phrase in polarity if not any(contains(text, phrase) for text in texts)] == []
+
+
+def test_at_least_seven_flips_turn_on_nothing_but_phrases_that_training_never_shows(polarity):
+    known = [phrase for phrase, occurs in polarity.items() if occurs]
+    unseen = [wording.name for wording in HELDOUT if not any(contains(wording.flip, phrase) for phrase in known)]
+    assert len(unseen) >= 7, unseen

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from export.decoder import FEED_FORWARD, PROJECTIONS
 from safeguard_sdk.engine.tags import TagTable, image_tokens
 from training.assets import fetch_smollm2
 from training.nano.reader import STYLE, Reader, collate, load_base, with_adapters
@@ -59,6 +60,27 @@ class Checkpoint:
                 batch = collate([(self._encode(STYLE.prefix(text)), [tags], [False])], self._encode(STYLE.suffix))
                 answers[row] = self.reader(batch).item()
         return answers
+
+    def input_moments(self, texts: Sequence[str], pixel_values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Weight of the decoder graph → (in, in) mean second moments of its inputs over these questions."""
+        moments: dict[str, torch.Tensor] = {}
+        counts: dict[str, int] = {}
+
+        def watch(name: str):
+            def add(_, inputs: tuple[torch.Tensor, ...]) -> None:
+                rows = inputs[0].flatten(0, -2).float()
+                moments[name] = moments.get(name, 0) + rows.T @ rows
+                counts[name] = counts.get(name, 0) + len(rows)
+            return add
+
+        hooks = [getattr(part, projection).register_forward_pre_hook(watch(f"layers.{number}.weights.{projection}"))
+                 for number, layer in enumerate(self.reader.model.layers)
+                 for part, projections in ((layer.self_attn, PROJECTIONS), (layer.mlp, FEED_FORWARD))
+                 for projection in projections]
+        self.logits(texts, pixel_values)
+        for hook in hooks:
+            hook.remove()
+        return {name: (total / counts[name]).numpy() for name, total in moments.items()}
 
     @cached_property
     def embeddings(self) -> np.ndarray:

@@ -31,7 +31,7 @@ from training.nano.reader import STYLE
 from training.nano.vision import GEOMETRY
 
 MAX_POLICY_TOKENS = 1024
-CALIBRATION_QUESTIONS, PARITY_QUESTIONS = 300, 600
+CALIBRATION_QUESTIONS, MOMENT_QUESTIONS, PARITY_QUESTIONS = 300, 256, 600
 
 
 def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
@@ -40,14 +40,16 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     checkpoint = Checkpoint(run)
-    files = write_graphs(checkpoint, building, bits)
+    examiner = Examiner(photos, run.parent / "assets")
+    fitting = [question for question in examiner.exam("validation", CALIBRATION_QUESTIONS, seed=2)
+               if question.wording == KNOWN]
+    few = [fitting[row] for row in np.random.default_rng(0).permutation(len(fitting))[:MOMENT_QUESTIONS]]
+    moments = checkpoint.input_moments(*_feeds(examiner, "validation", few)) if bits < 32 else {}
+    files = write_graphs(checkpoint, building, bits, moments)
     manifest = _manifest(checkpoint, building, files, bits)
     _write(building, manifest)
 
-    examiner = Examiner(photos, run.parent / "assets")
     engine = open_engine(Bundle.open(building))
-    fitting = [question for question in examiner.exam("validation", CALIBRATION_QUESTIONS, seed=2)
-               if question.wording == KNOWN]
     logits, _ = answer(engine, *_feeds(examiner, "validation", fitting))
     scale, shift = fit_calibration(logits, np.array([question.broken for question in fitting]))
     manifest["calibration"] = {"scale": scale, "shift": shift, "questions": len(fitting),
@@ -70,8 +72,12 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     return manifest
 
 
-def write_graphs(checkpoint: Checkpoint, folder: Path, bits: int) -> list[Path]:
-    """vision, embed and decoder graphs, tokenizer and tags. bits: of the linear layers, 32 leaves them in fp32."""
+def write_graphs(checkpoint: Checkpoint, folder: Path, bits: int, moments: dict[str, np.ndarray]) -> list[Path]:
+    """vision, embed and decoder graphs, tokenizer and tags.
+
+    bits     of the linear layers; 32 leaves them in fp32
+    moments  second moments of the inputs of the linear layers, see quantize.quantize_blocks
+    """
     files = [folder / "tokenizer.json", folder / "tags.json"]
     files[0].write_text(checkpoint.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     checkpoint.table.write(files[1])
@@ -83,7 +89,7 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, bits: int) -> list[Path]:
         leftover.unlink()
     if bits < 32:
         names = [tensor.name for tensor in model.graph.initializer if ".weights." in tensor.name]
-        quantize_matmuls(model, dict.fromkeys(names, bits))
+        quantize_matmuls(model, dict.fromkeys(names, bits), moments)
     return files + save_split(model, folder / "decoder.onnx")
 
 

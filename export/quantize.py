@@ -16,43 +16,80 @@ from onnx.external_data_helper import set_external_data
 
 BLOCK = 32
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)      # shares of a block's range that are tried; the least squared error wins
+DAMPING = 0.01                           # share of the mean second moment added to each, so that none vanishes
 INT8_ACTIVATIONS = 4                     # accuracy_level of MatMulNBits: activations in int8, per row and block
 FILE_LIMIT = 45_000_000                  # bytes of one file of external data
 
 
-def quantize_blocks(weight: np.ndarray, bits: int, importance: np.ndarray | None = None
+def quantize_blocks(weight: np.ndarray, bits: int, moments: np.ndarray | None = None
                     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(in, out) float32 → levels (out, blocks, BLOCK) uint8, scales (out, blocks) float32, zero points likewise uint8.
 
-    importance  (in,) weight of each input in the squared error, such as its mean square; all alike by default
+    moments  (in, in) second moments of the layer's inputs; with them the error of each input is made good by those that
+             follow (GPTQ, Frantar et al. 2022, arXiv:2210.17323, algorithm 1), without them levels are just rounded
     weight ≈ (levels - zero point) · scale
     """
     inputs, outputs = weight.shape
-    blocks = weight.T.reshape(outputs, inputs // BLOCK, BLOCK)
-    counts = np.float32(1) if importance is None else (importance / importance.mean()).astype(np.float32).reshape(
-        1, inputs // BLOCK, BLOCK)
-    most = 2**bits - 1
+    left = weight.T.astype(np.float32, copy=True)  # (out, in); what is still to be expressed
+    spread = None if moments is None else _inverse_factor(moments)
+    levels = np.empty((outputs, inputs // BLOCK, BLOCK), np.uint8)
+    scales, zeros = (np.empty((outputs, inputs // BLOCK), kind) for kind in (np.float32, np.uint8))
+    for number, start in enumerate(range(0, inputs, BLOCK)):
+        block = left[:, start:start + BLOCK]
+        scale, zero = _fit_grid(block, bits)
+        if spread is None:
+            level = _round(block, scale, zero, bits)
+        else:
+            level, errors = _round_in_turn(block, scale, zero, bits, spread[start:start + BLOCK, start:start + BLOCK])
+            left[:, start + BLOCK:] -= errors @ spread[start:start + BLOCK, start + BLOCK:]
+        levels[:, number], scales[:, number], zeros[:, number] = level, scale[:, 0], zero[:, 0]
+    return levels, scales, zeros
+
+
+def _inverse_factor(moments: np.ndarray) -> np.ndarray:
+    """Upper Cholesky factor of the inverse of the damped second moments."""
+    damped = moments.astype(np.float64) + DAMPING * np.mean(np.diag(moments)) * np.eye(len(moments))
+    return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+
+
+def _fit_grid(block: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(out, BLOCK) → scale and zero point (out, 1) with the least squared error over the shares of the range tried."""
     best = None
     for clip in CLIPS:
-        low, high = np.minimum(blocks.min(2), 0) * clip, np.maximum(blocks.max(2), 0) * clip
-        scales = np.maximum((high - low) / most, 1e-8).astype(np.float16).astype(np.float32)  # stored in 16 bits
-        scales = np.maximum(scales, np.float32(6e-8))
-        zeros = np.clip(np.round(-low / scales), 0, most)
-        levels = np.clip(np.round(blocks / scales[..., None]) + zeros[..., None], 0, most)
-        error = (((levels - zeros[..., None]) * scales[..., None] - blocks) ** 2 * counts).sum(2)
+        low = np.minimum(block.min(1, keepdims=True), 0) * clip
+        high = np.maximum(block.max(1, keepdims=True), 0) * clip
+        scale = np.maximum((high - low) / (2**bits - 1), 6e-8).astype(np.float16).astype(np.float32)  # as it is stored
+        zero = np.clip(np.round(-low / scale), 0, 2**bits - 1)
+        error = (((_round(block, scale, zero, bits) - zero) * scale - block) ** 2).sum(1, keepdims=True)
         if best is None:
-            best = [levels, scales, zeros, error]
-            continue
-        better = error < best[3]
-        for place, new in enumerate((levels, scales, zeros, error)):
-            best[place] = np.where(better[..., None] if new.ndim == 3 else better, new, best[place])
-    levels, scales, zeros, _ = best
-    return levels.astype(np.uint8), scales, zeros.astype(np.uint8)
+            best = scale, zero, error
+        better = error < best[2]
+        best = tuple(np.where(better, new, old) for new, old in zip((scale, zero, error), best, strict=True))
+    return best[0], best[1]
+
+
+def _round(weights: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int) -> np.ndarray:
+    return np.clip(np.round(weights / scale) + zero, 0, 2**bits - 1)
+
+
+def _round_in_turn(block: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int, spread: np.ndarray
+                   ) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of a block, each input's error handed on to the next ones; and the errors, for those after the block."""
+    left, levels, errors = block.copy(), np.empty_like(block), np.empty_like(block)
+    for column in range(BLOCK):
+        level = _round(left[:, column:column + 1], scale, zero, bits)
+        error = (left[:, column:column + 1] - (level - zero) * scale) / spread[column, column]
+        left[:, column:] -= error * spread[column, column:]
+        levels[:, column:column + 1], errors[:, column:column + 1] = level, error
+    return levels, errors
 
 
 def quantize_matmuls(model: onnx.ModelProto, bits_of: dict[str, int],
-                     importance: dict[str, np.ndarray] | None = None) -> None:
-    """Replace each MatMul by an initializer named in `bits_of` (name → 4 or 8) with MatMulNBits, in place."""
+                     moments: dict[str, np.ndarray] | None = None) -> None:
+    """Replace each MatMul by an initializer named in `bits_of` (name → 4 or 8) with MatMulNBits, in place.
+
+    moments  initializer → second moments of its inputs, see quantize_blocks
+    """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     added: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
@@ -63,7 +100,7 @@ def quantize_matmuls(model: onnx.ModelProto, bits_of: dict[str, int],
         name = node.input[1]
         bits = bits_of[name]
         weight = numpy_helper.to_array(weights[name])
-        levels, scales, zeros = quantize_blocks(weight, bits, (importance or {}).get(name))
+        levels, scales, zeros = quantize_blocks(weight, bits, (moments or {}).get(name))
         added += [numpy_helper.from_array(_packed(levels, bits), f"{name}.levels"),
                   numpy_helper.from_array(scales.astype(np.float16), f"{name}.scales16"),
                   numpy_helper.from_array(_packed(zeros, bits), f"{name}.zeros")]

@@ -211,13 +211,15 @@ def test_a_block_of_zeros_stays_zero():
     assert (dequantised(*quantize_blocks(np.zeros((BLOCK, 2), np.float32), 4)) == 0).all()
 
 
-def test_inputs_that_matter_more_are_kept_better():
-    weight = RANDOM.normal(size=(2 * BLOCK, 200)).astype(np.float32)
-    importance = np.where(np.arange(2 * BLOCK) % 4 == 0, 100.0, 1.0)
+def test_with_the_moments_of_the_inputs_the_product_is_kept_better():
+    inputs = RANDOM.normal(size=(500, 12)) @ RANDOM.normal(size=(12, 3 * BLOCK))  # correlated, as in a real layer
+    inputs = (inputs + 0.1 * RANDOM.normal(size=inputs.shape)).astype(np.float32)
+    weight = RANDOM.normal(size=(3 * BLOCK, 40)).astype(np.float32)
 
     def error(levels_scales_zeros) -> float:
-        return float((((dequantised(*levels_scales_zeros) - weight) ** 2).mean(1) * importance).sum())
-    assert error(quantize_blocks(weight, 4, importance)) < error(quantize_blocks(weight, 4))
+        return float(np.square(inputs @ (dequantised(*levels_scales_zeros) - weight)).mean())
+    rounded, in_turn = quantize_blocks(weight, 4), quantize_blocks(weight, 4, inputs.T @ inputs / len(inputs))
+    assert error(in_turn) < 0.5 * error(rounded)
 
 
 def matmul(weight: np.ndarray) -> onnx.ModelProto:

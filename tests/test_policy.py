@@ -1,5 +1,6 @@
 """Policies: what may stand in a file, what a model reads of it, what the hash covers. Wrong files: test_policy_file."""
 import hashlib
+import itertools
 import json
 import re
 import unicodedata
@@ -283,7 +284,7 @@ def test_each_level_forbids_whatever_the_level_below_forbids_and_more():
     levels = [{phrase for rule in Policy.packaged(name).rules for phrase in rule.forbids}
               for name in ("L1", "L2", "L3", "L4", "L5")]
     assert levels[0] == set()
-    for below, level in zip(levels, levels[1:], strict=False):
+    for below, level in itertools.pairwise(levels):
         assert below < level
 
 

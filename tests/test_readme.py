@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from skimage import data
 from PIL import Image
+from skimage import data
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

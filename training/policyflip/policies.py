@@ -19,7 +19,7 @@ World = PhotoWorld | WordWorld
 Decide = Callable[[Shown], bool | None]  # True: the policy is broken; None: nobody can know
 
 EASY = ("easy_pair", "easy_single")
-FULL = {"pair": 5, "single": 4, "exception": 4, "several": 4, "rule": 6, "blanket": 1}  # share of each family
+FULL = {"pair": 4, "single": 7, "exception": 5, "several": 3, "rule": 6, "blanket": 1}  # share of each family
 LONGEST = 1400  # characters of a policy in training
 
 
@@ -96,7 +96,7 @@ class PolicyFlip:
         xs, _ = self._sides(rng)
         if not xs:
             return []
-        scenes = self._scenes(rng, xs)
+        scenes = self._scenes(rng, xs, others=3)
         kind = "forbid" if rng.random() < 0.6 else "forbid_only"
         forbidden = self.bank.phrase(kind, rng, x=self._names(xs, rng))
         only = self.bank.phrase("only", rng, x=self._names(xs, rng))
@@ -141,7 +141,7 @@ class PolicyFlip:
             if not xs:
                 return []
             ys = ys if rng.random() < 0.6 else []
-            scenes = self._scenes(rng, xs + ys)
+            scenes = self._scenes(rng, xs + ys, others=1 if ys else 3)
             rules = [(xs, ys)] + ([(ys, xs)] if ys else [])
             packs = [self._rule_pack(f, a, scenes, self._pair_decides(f, a), rng) for f, a in rules]
             if not ys:
@@ -157,7 +157,7 @@ class PolicyFlip:
         xs, _ = self._sides(rng, most=3)
         if not xs:
             return []
-        scenes = self._scenes(rng, xs)
+        scenes = self._scenes(rng, xs, others=3)
         return [self._rule_pack(xs, [], scenes, self._any_of(xs), rng),
                 self._rule_pack(None, xs, scenes, lambda shown: _not(self._any_of(xs)(shown)), rng)]
 
@@ -241,14 +241,14 @@ class PolicyFlip:
         return wide.id != narrow.id and not (wide.kinds and wide.kinds == narrow.kinds) and (
             bool(narrow.kinds) and under and (listed or not narrow.labels) or listed and not narrow.kinds)
 
-    def _scenes(self, rng: random.Random, concepts: list[Concept]) -> tuple[Scene, ...]:
-        """Scenes with each of the concepts in turn, hard cases near them, and one that has nothing to do with them."""
+    def _scenes(self, rng: random.Random, concepts: list[Concept], others: int = 1) -> tuple[Scene, ...]:
+        """Scenes with each of the concepts in turn, hard cases near them, and `others` drawn without regard to them."""
         scenes: list[Scene | None] = []
-        for place in range(self.scenes - 1):
+        for place in range(self.scenes - others):
             concept = concepts[place % len(concepts)]
             hard = rng.random() < (0.4 if place >= 2 else 0.1)
             scenes.append(self.world.near(concept, rng) if hard else self.world.with_concept(concept, rng))
-        scenes.append(self.world.any(rng))
+        scenes += [self.world.any(rng) for _ in range(others)]
         return tuple(scene for scene in scenes if scene)
 
     # Writing.

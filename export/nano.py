@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import onnx
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from export.card import model_card
 from export.checkpoint import Checkpoint
 from export.decoder import Decoder, export_decoder
 from export.gate import compare, require
@@ -47,6 +49,8 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     moments = checkpoint.input_moments(*_feeds(examiner, "validation", few)) if bits < 32 else {}
     files = write_graphs(checkpoint, building, bits, moments)
     manifest = _manifest(checkpoint, building, files, bits)
+    sources = Counter(photo.source for photo in examiner.split("train"))
+    manifest["training"]["photos"] = dict(sources.most_common())
     _write(building, manifest)
 
     engine = open_engine(Bundle.open(building))
@@ -65,6 +69,8 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     manifest["parity"] = parity.as_json()
     manifest["quality"] = quality(exam, scale * logits + shift)
     _write(building, manifest)
+    card = model_card(manifest, list(checkpoint.table.kinds))
+    (building / "README.md").write_text(card, encoding="utf-8")
     Bundle.open(building)
     if out.exists():
         shutil.rmtree(out)

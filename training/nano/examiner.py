@@ -22,7 +22,7 @@ from training.policyflip.concepts import Concepts, Heldout
 from training.policyflip.scenes import PhotoWorld
 from training.wordnet import WordNet
 
-QUESTIONS = 400  # of each part and kind of wording
+QUESTIONS = 300  # of each part and kind of wording
 KINDS = ("known", "heldout", "fresh")  # wordings
 ROWS = (("flips both right", "both_right"), ("AUROC", "auroc"), ("balanced accuracy", "balanced"))
 

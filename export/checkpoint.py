@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,7 @@ class Checkpoint:
             hook.remove()
         return {name: (total / counts[name]).numpy() for name, total in moments.items()}
 
-    @cached_property
+    @property
     def embeddings(self) -> np.ndarray:
         """(vocabulary, width) float32."""
         return self.reader.model.get_input_embeddings().weight.detach().float().numpy()

@@ -49,7 +49,7 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     fitting = [question for question in examiner.exam("validation", CALIBRATION_QUESTIONS, seed=2)
                if question.wording == KNOWN]
     few = [fitting[row] for row in np.random.default_rng(0).permutation(len(fitting))[:MOMENT_QUESTIONS]]
-    moments = checkpoint.input_moments(*_feeds(examiner, "validation", few)) if bits < 32 else {}
+    moments = checkpoint.input_moments(*examiner.feeds("validation", few)) if bits < 32 else {}
     files = write_graphs(checkpoint, building, bits, moments)
     manifest = _manifest(checkpoint, building, files, bits)
     sources = Counter(photo.source for photo in examiner.split("train"))
@@ -57,15 +57,15 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     _write(building, manifest)
 
     engine = open_engine(Bundle.open(building))
-    logits, _ = answer(engine, *_feeds(examiner, "validation", fitting))
+    logits, _ = answer(engine, *examiner.feeds("validation", fitting))
     scale, shift = fit_calibration(logits, np.array([question.broken for question in fitting]))
     manifest["calibration"] = {"scale": scale, "shift": shift, "questions": len(fitting),
                                "data": "photos of the validation split, wordings of training"}
 
     exam = examiner.exam("test", QUESTIONS, seed=3)
-    logits, _ = answer(engine, *_feeds(examiner, "test", exam))
+    logits, _ = answer(engine, *examiner.feeds("test", exam))
     some = np.random.default_rng(0).permutation(len(exam))[:PARITY_QUESTIONS]
-    parity = compare(checkpoint.logits(*_feeds(examiner, "test", [exam[row] for row in some])), logits[some],
+    parity = compare(checkpoint.logits(*examiner.feeds("test", [exam[row] for row in some])), logits[some],
                      scale, shift)
     print(f"parity with the fp32 checkpoint: {parity.as_json()}", flush=True)
     require(parity)
@@ -100,10 +100,6 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, bits: int, moments: dict[
         names = [tensor.name for tensor in model.graph.initializer if ".weights." in tensor.name]
         quantize_matmuls(model, {name: 8 if name.endswith(SENSITIVE) else bits for name in names}, moments)
     return files + save_split(model, folder / "decoder.onnx")
-
-
-def _feeds(examiner: Examiner, split: str, exam: list[Question]) -> tuple[list[str], list[np.ndarray]]:
-    return [question.text for question in exam], examiner.pixel_values(split, exam)
 
 
 def fit_calibration(logits: np.ndarray, broken: np.ndarray) -> tuple[float, float]:

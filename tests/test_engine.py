@@ -10,6 +10,7 @@ from tiny_bundle import write_bundle
 from safeguard_sdk import Bundle, EngineError, Guard, Policy, PolicyError, VerdictError
 from safeguard_sdk.engine import ImageEmbedding, open_engine
 from safeguard_sdk.engine.onnx import LENGTH_STEP, MASKED, PROVIDERS, OnnxEngine
+from safeguard_sdk.engine.tags import KNOTS
 from safeguard_sdk.image import decode_image, to_pixel_values
 
 PHOTOS = ("astronaut.png", "chelsea.png", "china.jpg")
@@ -132,7 +133,7 @@ def test_a_picture_in_which_nothing_is_seen_still_gets_a_score(engine, pixel_val
 def plain_logits(engine: OnnxEngine, text: str, image: ImageEmbedding) -> np.ndarray:
     """One causal pass over text and image together: no cache, no padding."""
     ids = np.array([engine._encode_text(text)])
-    policy = engine._embeddings(ids, np.zeros((1, ids.shape[1], engine._knots), np.float32))[0]
+    policy = engine._embeddings(ids, np.zeros((1, ids.shape[1], len(KNOTS)), np.float32))[0]
     tokens = np.concatenate([policy, image.tokens])
     length = len(tokens)
     empty = {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in engine._past}

@@ -70,8 +70,9 @@ def photo_world(name_heldout: bool = False) -> PhotoWorld:
     """One photo for each entry of PHOTOS; the eye names all of its labels."""
     known = concepts()
     labels = [frozenset(entry.split(",")) for entry in PHOTOS]
-    return PhotoWorld(known, heldout(known), [known.shown(some, "zoo") for some in labels],
-                      lambda row, rng: [(label, rng.uniform(0.5, 1)) for label in sorted(labels[row])], name_heldout)
+    held = Heldout(frozenset(), frozenset(), frozenset()) if name_heldout else heldout(known)
+    return PhotoWorld(known, held, [known.shown(some, "zoo") for some in labels],
+                      lambda row, rng: [(label, rng.uniform(0.5, 1)) for label in sorted(labels[row])])
 
 
 def word_world() -> WordWorld:

@@ -12,7 +12,7 @@ import onnxruntime
 
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import ImageEmbedding, Prefix
-from safeguard_sdk.engine.tags import TagTable, image_tokens, knot_weights
+from safeguard_sdk.engine.tags import KNOTS, TagTable, image_tokens, knot_weights
 from safeguard_sdk.errors import EngineError, PolicyError, VerdictError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -51,7 +51,7 @@ class OnnxEngine:
         empty = {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in self._past}
         causal = np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None]
         _, *keys_values = self._decoder.run(None, {
-            "inputs_embeds": self._embeddings(ids, np.zeros((1, length, self._knots), np.float32)),
+            "inputs_embeds": self._embeddings(ids, np.zeros((1, length, len(KNOTS)), np.float32)),
             "position_ids": np.arange(length)[None], "attention_bias": causal, **empty})
         return Prefix(tuple(keys_values), length)
 
@@ -90,17 +90,13 @@ class OnnxEngine:
     def _embed_tags(self, tags: list[tuple[str, float]]) -> ImageEmbedding:
         ids, probabilities = image_tokens(tags, self._tokens_of)
         suffix = self._tokens_of(self.bundle.style.suffix)
-        knots = np.zeros((1, len(ids) + len(suffix), self._knots), np.float32)
+        knots = np.zeros((1, len(ids) + len(suffix), len(KNOTS)), np.float32)
         knots[0, :len(ids)] = knot_weights(probabilities)
         tokens = self._embeddings(np.array([[*ids, *suffix]], dtype=np.int64), knots)[0]
         return ImageEmbedding(tokens, tuple(tags))
 
     def _embeddings(self, ids: np.ndarray, knots: np.ndarray) -> np.ndarray:
         return self._embed.run(None, {"ids": ids, "knots": knots})[0]
-
-    @property
-    def _knots(self) -> int:
-        return self._embed.get_inputs()[1].shape[2]
 
     def _encode_text(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

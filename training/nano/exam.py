@@ -16,6 +16,7 @@ import random
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ class Wording:
     fresh: bool  # none of the polarity phrases in `flip` occurs in the training bank
 
 
+@cache
 def read_wordings(path: Path = FOLDER / "wordings_heldout.yaml") -> list[Wording]:
     """The held-out wordings. Most share a word such as "yes" with the training bank; the fresh ones share no polarity
     phrase of their flip with it."""

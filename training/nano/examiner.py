@@ -44,10 +44,11 @@ class Examiner:
         world = PhotoWorld(self.concepts, self.heldout, shown, lambda row, rng: ())
         return build_exam(world, self.concepts, self.heldout, questions, seed)
 
-    def pixel_values(self, split: str, exam: list[Question]) -> list[np.ndarray]:
-        """The picture of each question; equal photos are one array."""
+    def feeds(self, split: str, exam: list[Question]) -> tuple[list[str], list[np.ndarray]]:
+        """The policy text and the pixel values of each question; equal photos are one array."""
         photos = self.split(split)
-        return [self._pixel_values(photos[question.scene.photo]) for question in exam]
+        return ([question.text for question in exam],
+                [self._pixel_values(photos[question.scene.photo]) for question in exam])
 
     def _pixel_values(self, photo: Photo) -> np.ndarray:
         if photo.sha256 not in self._pixels:
@@ -81,7 +82,7 @@ def examine(photos: Path, assets: Path, bundle: Path) -> str:
     examiner = Examiner(photos, assets)
     exam = examiner.exam("test", QUESTIONS, seed=3)
     engine = open_engine(Bundle.open(bundle))
-    logits, embeddings = answer(engine, [q.text for q in exam], examiner.pixel_values("test", exam))
+    logits, embeddings = answer(engine, *examiner.feeds("test", exam))
     calibration = engine.bundle.calibration
     systems = {engine.bundle.name: calibration.scale * logits + calibration.shift,
                "zero-shot, policy parsed by an oracle": zero_shot_logits(exam, [e.seen for e in embeddings]),

@@ -49,8 +49,8 @@ class PhotoWorld:
     """The photos of one split. `tags_of(row, rng)` names what the eye sees in one of the views of a photo."""
 
     def __init__(self, concepts: Concepts, heldout: Heldout, shown: list[Shown],
-                 tags_of: Callable[[int, random.Random], Tags], name_heldout: bool = False) -> None:
-        self.concepts, self.heldout, self.name_heldout = concepts, heldout, name_heldout
+                 tags_of: Callable[[int, random.Random], Tags]) -> None:
+        self.concepts, self.heldout = concepts, heldout
         self.scenes = [Scene(lambda rng, row=row: tags_of(row, rng), one, row) for row, one in enumerate(shown)]
         self._by_label: dict[str, list[int]] = defaultdict(list)
         for row, one in enumerate(shown):
@@ -84,7 +84,7 @@ class PhotoWorld:
         return None
 
     def allowed(self, concept: Concept) -> bool:
-        return self.name_heldout or concept not in self.heldout
+        return concept not in self.heldout
 
     def _groups(self, shown: Shown) -> list[Concept]:
         return [group for group in self.concepts.groups.values() if self.concepts.truth(group, shown)]

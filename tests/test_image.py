@@ -17,13 +17,13 @@ from PIL import Image, ImageFile, features
 from safeguard_sdk.errors import IMAGE_ERROR_KINDS, ImageError
 from safeguard_sdk.image import (
     FORMATS,
-    MAX_FILE_BYTES,
     Geometry,
     decode_image,
     image_sha256,
     read_bytes,
     to_pixel_values,
 )
+from safeguard_sdk.image.files import MAX_FILE_BYTES
 
 NANO = Geometry(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WRITTEN = [name for name in FORMATS if name not in ("HEIF", "AVIF")] + ["AVIF"] * features.check("avif")

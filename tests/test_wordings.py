@@ -13,6 +13,7 @@ import yaml
 from training.nano.exam import Wording, read_wordings
 from training.policyflip import wordings
 from training.policyflip.concepts import FOLDER, Name
+from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank, fill, join, misspell
 
 BANK = Bank.read()
@@ -22,11 +23,11 @@ DOGS, OWLS, SMOKE = Name("dog", "dogs"), Name("owl", "owls"), Name("smoke", "smo
 
 SLOTS = {  # kind → what each phrase speaks of, and the least number of phrases
     "forbid": ("x", 250), "allow": ("x", 250), "forbid_except": ("xz", 75), "allow_except": ("xz", 75),
-    "only": ("x", 100), "forbid_only": ("x", 50), "two_sided": ("xy", 150), "everything_allowed": ("", 50),
-    "everything_forbidden": ("", 50), "preamble": ("", 70), "closing": ("", 40), "heading": ("", 35),
+    "only": ("x", 100), "forbid_only": ("x", 50), "two_sided": ("xy", 140), "everything_allowed": ("", 50),
+    "everything_forbidden": ("", 45), "preamble": ("", 70), "closing": ("", 40), "heading": ("", 35),
     "rendering": ("n", 35)}
 PARTS = {"flip": "xy", "except_": "xz", "allow_except": "xz", "only": "x", "everything_allowed": ""}
-SHARED_PHRASES = 24  # of the held-out polarity phrases are somewhere in the bank of training, too
+SHARED_PHRASES = ["yes", "no"]  # no English goes without; every other held-out polarity phrase is new to training
 
 
 def slots(template: str) -> set[str]:
@@ -45,6 +46,12 @@ def contains(text: str, phrase: str) -> bool:
 def first_is_forbidden(template: str) -> bool:
     lower = template.lower().replace("{a}", "{x}")
     return lower.index("{x}") < lower.index("{y}")
+
+
+def words_of_voices() -> list[str]:
+    def leaves(node) -> list[str]:
+        return [leaf for one in node for leaf in leaves(one)] if isinstance(node, list) else [plain(node)]
+    return [leaf for node in Voices.read(BANK).lexicon.values() for leaf in leaves(node)]
 
 
 def templates(wording: Wording) -> list[str]:
@@ -168,16 +175,15 @@ def test_the_bank_of_training_reads_nothing_of_the_held_out_file():
 
 @pytest.fixture(scope="module")
 def polarity() -> dict[str, bool]:
-    """Held-out polarity phrase → whether it occurs anywhere in the bank of training."""
+    """Held-out polarity phrase → whether it occurs in the bank of training or in the words that voices compose from."""
     phrases = yaml.safe_load(HELDOUT_FILE.read_text(encoding="utf-8"))["polarity_phrases"]
-    training = " \n ".join(plain(phrase) for some in BANK.phrases.values() for phrase in some)
+    training = " \n ".join([plain(phrase) for some in BANK.phrases.values() for phrase in some] + words_of_voices())
     return {phrase: contains(training, phrase) for phrase in phrases}
 
 
-def test_at_most_28_percent_of_the_held_out_polarity_phrases_occur_in_training_at_all(polarity):
+def test_training_shows_no_held_out_polarity_phrase_but_yes_and_no(polarity):
     assert len(polarity) >= 85
-    shared = [phrase for phrase, known in polarity.items() if known]
-    assert len(shared) <= SHARED_PHRASES, f"{len(shared)} of {len(polarity)} are in the bank of training: {shared}"
+    assert [phrase for phrase, known in polarity.items() if known] == SHARED_PHRASES
 
 
 def test_every_flip_has_its_polarity_listed(polarity):
@@ -186,7 +192,5 @@ def test_every_flip_has_its_polarity_listed(polarity):
     assert [phrase for phrase in polarity if not any(contains(text, phrase) for text in texts)] == []
 
 
-def test_at_least_seven_flips_turn_on_nothing_but_phrases_that_training_never_shows(polarity):
-    known = [phrase for phrase, occurs in polarity.items() if occurs]
-    unseen = [wording.name for wording in HELDOUT if not any(contains(wording.flip, phrase) for phrase in known)]
-    assert len(unseen) >= 7, unseen
+def test_most_flips_turn_on_nothing_but_phrases_that_training_never_shows():
+    assert sum(wording.fresh for wording in HELDOUT) >= 15

@@ -60,8 +60,8 @@ class Wording:
 
 @cache
 def read_wordings(path: Path = FOLDER / "wordings_heldout.yaml") -> list[Wording]:
-    """The held-out wordings. Most share a word such as "yes" with the training bank; the fresh ones share no polarity
-    phrase of their flip with it."""
+    """The held-out wordings. Some use "yes" or "no", which training shows, too; the fresh ones share no polarity phrase
+    of their flip with it."""
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     trained = "\n".join(phrase for phrases in Bank.read().phrases.values() for phrase in phrases).lower()
     known = [phrase for phrase in document["polarity_phrases"] if _occurs(phrase, trained)]

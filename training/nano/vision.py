@@ -1,7 +1,7 @@
 """The eye of nano: a frozen EfficientNet-Lite2 whose features are computed once and kept.
 
-Input is the whole photo squashed to 320 px (safeguard_sdk/image.py); a larger side than the 260 px of its training
-sees more: top-1 on 1,719 ImageNet photos is 0.827 at 260, 0.845 at 320, 0.837 at 384.
+Input is the whole photo squashed to 320 px (safeguard_sdk/image/pixels.py); a larger side than the 260 px of its
+training sees more: top-1 on 1,719 ImageNet photos is 0.827 at 260, 0.845 at 320, 0.837 at 384.
 """
 
 from __future__ import annotations

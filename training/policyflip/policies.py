@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from safeguard_sdk.policy import Rule
 from training.policyflip.concepts import Concept, Name, Shown
 from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
-from training.policyflip.wordings import Bank, misspell
+from training.policyflip.voices import Entry, Voices, layout
+from training.policyflip.wordings import Bank, join, misspell
 
 World = PhotoWorld | WordWorld
 Decide = Callable[[Shown], bool | None]  # True: the policy is broken; None: nobody can know
 
 EASY = ("easy_pair", "easy_single")
-FULL = {"pair": 4, "single": 7, "exception": 5, "several": 3, "rule": 6, "blanket": 1}  # share of each family
+FULL = {"pair": 5, "single": 7, "exception": 6, "several": 3, "rule": 6, "blanket": 2}  # share of each family
+COMPOSED = 0.55  # share of policies composed by voices.py; the others are phrases of the bank
 LONGEST = 1400  # characters of a policy in training
 
 
@@ -43,6 +45,7 @@ class PolicyFlip:
 
     def __init__(self, world: World, bank: Bank, scenes: int = 6) -> None:
         self.world, self.bank, self.scenes = world, bank, scenes
+        self.voices = Voices.read(bank)
         self.truth = world.concepts.truth
 
     def family(self, rng: random.Random, easy: bool = False) -> list[Pack]:
@@ -82,12 +85,15 @@ class PolicyFlip:
         scenes = self._scenes(rng, xs + ys)
         packs = []
         for forbidden, allowed in ((xs, ys), (ys, xs)):
-            if rng.random() < 0.6:
+            if rng.random() < COMPOSED:
+                entries = [Entry(self._subject(forbidden, rng), True), Entry(self._subject(allowed, rng), False)]
+                body = self.voices.say(rng.sample(entries, 2), rng)
+            elif rng.random() < 0.6:
                 body = self.bank.phrase("two_sided", rng, x=self._names(forbidden, rng), y=self._names(allowed, rng))
             else:
                 sentences = [self.bank.phrase("forbid", rng, x=self._names(forbidden, rng)),
                              self.bank.phrase("allow", rng, x=self._names(allowed, rng))]
-                body = _layout(rng.sample(sentences, 2), rng)
+                body = layout(rng.sample(sentences, 2), rng)
             packs.append(self._pack(self._dress(body, rng), scenes, self._pair_decides(forbidden, allowed), "pair"))
         return packs
 
@@ -98,8 +104,12 @@ class PolicyFlip:
             return []
         scenes = self._scenes(rng, xs, others=3)
         kind = "forbid" if rng.random() < 0.6 else "forbid_only"
-        forbidden = self.bank.phrase(kind, rng, x=self._names(xs, rng))
-        only = self.bank.phrase("only", rng, x=self._names(xs, rng))
+        if rng.random() < COMPOSED:
+            forbidden = self._against_the_rest(xs, kind == "forbid_only", True, rng)
+            only = self._against_the_rest(xs, True, False, rng)
+        else:
+            forbidden = self.bank.phrase(kind, rng, x=self._names(xs, rng))
+            only = self.bank.phrase("only", rng, x=self._names(xs, rng))
         return [self._pack(self._dress(forbidden, rng), scenes, self._any_of(xs), kind),
                 self._pack(self._dress(only, rng), scenes, lambda shown: _not(self._any_of(xs)(shown)), "only")]
 
@@ -109,9 +119,12 @@ class PolicyFlip:
         if x is None or z is None:
             return []
         scenes = self._scenes(rng, [x, z, z])
-        names = {"x": [self._name(x, rng)], "z": [self._name(z, rng)]}
-        forbid = self.bank.phrase("forbid_except", rng, **names)
-        allow = self.bank.phrase("allow_except", rng, **names)
+        if rng.random() < COMPOSED:
+            forbid, allow = (self._but_for(x, z, forbidden, rng) for forbidden in (True, False))
+        else:
+            names = {"x": [self._name(x, rng)], "z": [self._name(z, rng)]}
+            forbid = self.bank.phrase("forbid_except", rng, **names)
+            allow = self.bank.phrase("allow_except", rng, **names)
         return [self._pack(self._dress(forbid, rng), scenes, self._except(x, z), "except"),
                 self._pack(self._dress(allow, rng), scenes, lambda shown: self.truth(z, shown), "except")]
 
@@ -126,11 +139,14 @@ class PolicyFlip:
         for turned in (False, True):
             forbidden = [c for c, side in zip(concepts, sides, strict=True) if side != turned]
             allowed = [c for c, side in zip(concepts, sides, strict=True) if side == turned]
-            sentences = [self.bank.phrase("forbid", rng, x=[self._name(c, rng)]) for c in forbidden]
-            sentences += [self.bank.phrase("allow", rng, x=[self._name(c, rng)]) for c in allowed]
-            rng.shuffle(sentences)
-            text = self._dress(_layout(sentences, rng), rng)
-            packs.append(self._pack(text, scenes, self._pair_decides(forbidden, allowed), "several"))
+            if rng.random() < COMPOSED:
+                entries = [Entry(self._subject([c], rng), c in forbidden) for c in concepts]
+                body = self.voices.say(rng.sample(entries, len(entries)), rng)
+            else:
+                sentences = [self.bank.phrase("forbid", rng, x=[self._name(c, rng)]) for c in forbidden]
+                sentences += [self.bank.phrase("allow", rng, x=[self._name(c, rng)]) for c in allowed]
+                body = layout(rng.sample(sentences, len(sentences)), rng)
+            packs.append(self._pack(self._dress(body, rng), scenes, self._pair_decides(forbidden, allowed), "several"))
         return packs
 
     def _rule(self, rng: random.Random) -> list[Pack]:
@@ -163,15 +179,53 @@ class PolicyFlip:
 
     def _blanket(self, rng: random.Random) -> list[Pack]:
         scenes = tuple(self.world.any(rng) for _ in range(4))
-        texts = [(self.bank.phrase("everything_allowed", rng), False),
-                 (self.bank.phrase("everything_forbidden", rng), True)]
-        if rng.random() < 0.3:
+        style = rng.random()
+        if style < COMPOSED:
+            texts = [(self._blanket_over(scenes[0], broken, rng), broken) for broken in (False, True)]
+        elif style < 0.8:
+            texts = [(self.bank.phrase("everything_allowed", rng), False),
+                     (self.bank.phrase("everything_forbidden", rng), True)]
+        else:
             named = self.world.concept_in(scenes[0], rng)
             allowed = self._name(named, rng).plural if named and rng.random() < 0.5 else "everything"
             texts = [(_canonical("Anything", (), (allowed,)), False),
                      (_canonical("Nothing", ("everything",), rng.choice(((), ("nothing",)))), True)]
         return [Pack(self._dress(text, rng) if "\n" not in text else text, scenes, (broken,) * 4, "blanket")
                 for text, broken in texts]
+
+    # Policies of voices about more than concepts.
+
+    def _against_the_rest(self, xs: list[Concept], rest: bool, forbidden: bool, rng: random.Random) -> str:
+        """Concepts forbidden (or allowed) and, if `rest`, everything else the other way."""
+        entry = Entry(self._subject(xs, rng), forbidden)
+        if not rest:
+            return self.voices.say([entry], rng)
+        if rng.random() < 0.5:
+            others = Entry(self.voices.subject("everything_else", rng), not forbidden, True)
+            return self.voices.say([entry, others], rng)
+        others = Entry(self.voices.subject("everything_but", rng, x=entry.subject), not forbidden, True)
+        return self.voices.say([others] if rng.random() < 0.4 else [others, entry], rng)
+
+    def _but_for(self, x: Concept, z: Concept, forbidden: bool, rng: random.Random) -> str:
+        """X forbidden (or allowed), its kind Z the other way; either may come first."""
+        wide, narrow = self._name(x, rng).plural, self._name(z, rng).plural
+        if rng.random() < 0.5:
+            others = Entry(self.voices.subject("others_of", rng, x=wide, z=narrow), forbidden)
+            return self.voices.say(rng.sample([Entry(narrow, not forbidden), others], 2), rng)
+        return self.voices.say([Entry(self.voices.subject("in_general", rng, x=wide), forbidden),
+                                Entry(self.voices.subject("exception", rng, z=narrow), not forbidden)], rng)
+
+    def _blanket_over(self, scene: Scene, forbidden: bool, rng: random.Random) -> str:
+        """Everything forbidden (or allowed); at times nothing is the other way, or something named is alike."""
+        entries = [Entry(self.voices.subject("everything", rng), forbidden, True)]
+        named = self.world.concept_in(scene, rng)
+        extra = rng.random()
+        if extra < 0.25:
+            entries.append(Entry(self.voices.subject("nothing", rng), not forbidden, True))
+            return self.voices.labels(rng.sample(entries, 2), rng)
+        if extra < 0.4 and named:
+            entries.append(Entry(self._subject([named], rng), forbidden))
+        return self.voices.say(rng.sample(entries, len(entries)), rng)
 
     # Decisions.
 
@@ -259,6 +313,12 @@ class PolicyFlip:
     def _names(self, concepts: list[Concept], rng: random.Random) -> list[Name]:
         return [self._name(concept, rng) for concept in concepts]
 
+    def _subject(self, concepts: list[Concept], rng: random.Random) -> str:
+        """Concepts as a voice puts them: bare, or at times as what a picture shows."""
+        nouns = join([name.plural for name in self._names(concepts, rng)], rng)
+        plain = len(concepts) > 1 or rng.random() < 0.65
+        return nouns if plain else self.bank.noun_phrase(self._names(concepts, rng), "", rng)
+
     def _rule_pack(self, forbids: list[Concept] | None, allows: list[Concept], scenes: tuple[Scene, ...],
                    decide: Decide, rng: random.Random) -> Pack:
         """A rule in canonical form; `forbids` None stands for everything."""
@@ -303,15 +363,6 @@ _EVERYTHING = ("everything", "everything else", "anything else", "all other pict
 
 def _canonical(title: str, forbids: tuple[str, ...], allows: tuple[str, ...]) -> str:
     return Rule(id="rule", title=title, forbids=forbids, allows=allows).canonical_text
-
-
-def _layout(sentences: list[str], rng: random.Random) -> str:
-    """Sentences as prose, lines, bullets, numbers or clauses."""
-    style = rng.randrange(6)
-    if style < 2:
-        return " ".join(sentence if sentence[-1:] in ".!?" else sentence + "." for sentence in sentences)
-    marks = (["- "] * 99, ["* "] * 99, [f"{n}. " for n in range(1, 100)], [f"({chr(96 + n)}) " for n in range(1, 27)])
-    return "\n".join(mark + sentence for mark, sentence in zip(marks[style - 2], sentences, strict=False))
 
 
 def _not(value: bool | None) -> bool | None:

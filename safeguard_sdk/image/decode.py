@@ -1,40 +1,31 @@
-"""From a path, bytes, a PIL image or an array to upright RGB, and from there to the model's input.
-
-    rgb = decode_image("upload.jpg")               # (h, w, 3) uint8, upright
-    pixel_values = to_pixel_values(rgb, geometry)  # (3, side, side) float32
+"""From a path, bytes, a PIL image or an array to upright RGB.
 
 The header comes first: format, dimensions and limits are judged before a pixel is decoded. Whatever goes wrong is an
 ImageError with a stable kind, however Pillow fails. No global state of Pillow is changed.
 Of several frames (GIF, APNG, WebP, AVIF) or pages (TIFF, MPO) the first is read. Colour profiles are not applied.
-This numpy and Pillow code is the definition that the C++ path (cpp_ext) must equal.
 """
 
-import errno
 import hashlib
 import io
 import os
 import re
-import stat
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from safeguard_sdk.errors import ImageError
+from safeguard_sdk.image.files import printable, read_bytes
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit; a 108 MP phone photo fits; decoding takes 7 to 16 bytes a pixel
-MAX_FILE_BYTES = 1 << 30  # 6 bytes (16-bit RGB, uncompressed) for each of MAX_PIXELS
 BAND_ROWS = 64            # copied at a time: 12 MP in 9 ms, np.asarray 30 (one AVX512 core); 32 to 256 do alike
 MAX_SIDE_RATIO = 200      # the Qwen2-VL processor refuses more
 # What cameras, phones, scanners and browsers write. Each further decoder is one more door for hostile files: EPS starts
 # Ghostscript, WMF the system's renderer; PSD and ICO hold pictures within pictures; TGA has no signature to know it by.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # HEIF: once pillow-heif is registered
-RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 _REFUSED = {  # name: signature
     "HEIC": rb".{4}ftyp(hei[cxms]|hev[cxms])", "EPS": rb"%!PS|\xc5\xd0\xd3\xc6", "PDF": rb"%PDF", "PSD": rb"8BPS",
@@ -57,24 +48,6 @@ _REASONS = (  # what Pillow's messages give away; the first match wins
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of warnings.filters
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """What a model with a square input, such as nano, wants to see."""
-
-    side: int                         # pixels, >= 1; the input is side × side
-    mean: tuple[float, float, float]  # of R, G, B in [0, 1]
-    std: tuple[float, float, float]   # of R, G, B in [0, 1], > 0
-    resample: str = "bicubic"         # a name in RESAMPLE
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.side, int) or self.side < 1:
-            raise ValueError(f"geometry: side is {self.side!r}, must be a whole number of pixels >= 1")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"geometry: mean {self.mean} and std {self.std} must hold 3 numbers each, with std > 0")
-        if self.resample not in RESAMPLE:
-            raise ValueError(f"geometry: resample is {self.resample!r}, must be one of {', '.join(RESAMPLE)}")
-
-
 def decode_image(
     image: str | os.PathLike | bytes | Image.Image | np.ndarray, *,
     max_pixels: int = MAX_PIXELS, target_side: int | None = None, name: str | None = None,
@@ -89,14 +62,14 @@ def decode_image(
     raises       ImageError, whatever the file holds
     Alpha, palette and single-colour transparency is composited on white. Of 16-bit samples the high byte is kept.
     """
-    name = name and _printable(name)  # names in an archive come from strangers
+    name = name and printable(name)  # names in an archive come from strangers
     if isinstance(image, np.ndarray):
         name = name or "<array>"
-        rgb = _checked_rgb(image, name)
+        rgb = checked_rgb(image, name)
         _check_size((rgb.shape[1], rgb.shape[0]), max_pixels, name)
         return rgb
     if isinstance(image, str | os.PathLike):
-        name, image = name or _printable(image), read_bytes(image)
+        name, image = name or printable(image), read_bytes(image)
     with _pillow_not_warning():
         if isinstance(image, Image.Image):
             name, picture, target_side = name or "<PIL image>", image, None  # draft() would alter the caller's image
@@ -120,20 +93,6 @@ def decode_image(
             raise _as_image_error(error, name, "its pixels cannot be decoded", "corrupt") from error
 
 
-def to_pixel_values(rgb: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """(h, w, 3) uint8 → (3, side, side) float32: the picture squashed to the square, then (v / 255 - mean) / std.
-
-    Nothing is cropped away, so nothing can hide at an edge. The resize is Pillow's, antialiased, in fixed point and
-    rounded to uint8 after each of its two passes. The 256 values of a channel are computed in float64 and rounded to
-    float32 once, so the result is the same on every machine and for every memory layout of rgb.
-    raises  ImageError (bad_shape, empty) if rgb is no (h, w, 3) uint8 array with pixels
-    """
-    picture = Image.fromarray(_checked_rgb(rgb, "<array>"))
-    squashed = np.asarray(picture.resize((geometry.side, geometry.side), RESAMPLE[geometry.resample]))
-    values = ((np.arange(256)[:, None] / 255 - geometry.mean) / geometry.std).astype(np.float32)  # (256, 3)
-    return np.stack([values[squashed[:, :, channel], channel] for channel in range(3)])
-
-
 def image_sha256(image: str | os.PathLike | bytes | Image.Image | np.ndarray) -> str:
     """The hex digest that names an image in a record: of a file's bytes, else of its upright RGB pixels and shape.
 
@@ -145,29 +104,6 @@ def image_sha256(image: str | os.PathLike | bytes | Image.Image | np.ndarray) ->
         return hashlib.sha256(image).hexdigest()
     rgb = decode_image(image)
     return hashlib.sha256(f"rgb {rgb.shape[0]} {rgb.shape[1]}\n".encode() + rgb.tobytes()).hexdigest()
-
-
-def read_bytes(path: str | os.PathLike) -> bytes:
-    """A whole file. Raises ImageError: not_found, unreadable (permissions, pipes, devices), too_large, empty."""
-    name = _printable(path)
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{name}: is a folder; name a file in it", "not_found")
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or /dev/zero may never end
-            raise ImageError(f"{name}: is no regular file; copy its content into one", "unreadable")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ImageError(f"{name}: has {status.st_size} bytes, over {MAX_FILE_BYTES}; make it smaller", "too_large")
-        data = Path(os.fsdecode(path)).read_bytes()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise ImageError(f"{name}: no such file; check the path", "not_found") from error
-        raise ImageError(f"{name}: cannot be read ({error.strerror}); see to its permissions", "unreadable") from error
-    except ValueError as error:  # a NUL in the path
-        raise ImageError(f"{name}: is no path ({error}); check it", "not_found") from error
-    if not data:
-        raise ImageError(f"{name}: has zero bytes; fetch the file again", "empty")
-    return data
 
 
 def _open(data: bytes, name: str) -> ImageFile.ImageFile:
@@ -287,7 +223,7 @@ def _without_wide_grey(picture: Image.Image, name: str) -> Image.Image:
     return Image.merge("LA", (level, opaque))
 
 
-def _checked_rgb(array: np.ndarray, name: str) -> np.ndarray:
+def checked_rgb(array: np.ndarray, name: str) -> np.ndarray:
     """The array, C-contiguous. Raises ImageError (bad_shape) that says how to convert what was passed."""
     shape = array.shape
     if array.dtype == np.uint8 and array.ndim == 3 and shape[2] == 3:
@@ -342,9 +278,3 @@ def _pillow_not_warning() -> Iterator[None]:
     finally:
         with suppress(ValueError):  # somebody reset the list meanwhile
             filters.remove(_IGNORE_PILLOW)
-
-
-def _printable(path: str | os.PathLike) -> str:
-    """The path in one line: a name that is no text or holds line breaks is escaped."""
-    text = os.fsdecode(path)
-    return text if text.isprintable() else ascii(text)

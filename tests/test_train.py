@@ -22,13 +22,14 @@ from training.nano.reader import Reader, with_adapters
 from training.nano.train import Recipe, draw, fit, photo_world, score, see, word_world
 from training.photos import Photo
 from training.policyflip.policies import Pack, PolicyFlip
+from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
 
 VOCABULARY = 97
 RECIPE = Recipe(seed=3, views=1, layers=2, rank=2, learning_rate=1e-2, warmup_steps=2, steps=7, decay_from=5,
-                easy_steps=2, families=2, micro_packs=3, checkpoint_every=2, evaluate_every=4)
+                easy_steps=2, composed_from=4, families=2, micro_packs=3, checkpoint_every=2, evaluate_every=4)
 
 
 def encode(text: str) -> list[int]:
@@ -54,9 +55,10 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def sources() -> list[PolicyFlip]:
+def sources() -> list[list[PolicyFlip]]:
     bank = Bank.read()
-    return [PolicyFlip(tiny_world.photo_world(), bank, scenes=4), PolicyFlip(tiny_world.word_world(), bank, scenes=4)]
+    worlds = [tiny_world.photo_world(), tiny_world.word_world()]
+    return [[PolicyFlip(world, bank, voices, scenes=4) for world in worlds] for voices in (None, Voices.read(bank))]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,8 @@ def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torc
 @pytest.mark.parametrize("stop_at", [1, 2, 5])  # before the first checkpoint, just after it, between two
 def test_a_run_that_was_stopped_and_goes_on_ends_with_exactly_the_same_weights(
         tmp_path, capsys, finished, sources, exam, stop_at):
-    stopping = [StopsAfter(source, stop_at) for source in sources]  # each step asks each source once
+    stopping = [[StopsAfter(source, left) for source in some]  # each step asks each source of its stage once
+                for some, left in zip(sources, (stop_at, max(0, stop_at - RECIPE.composed_from)), strict=True)]
     with pytest.raises(Stopped):
         fit(new_reader(), stopping, encode, exam, tmp_path, RECIPE)
     torch.manual_seed(stop_at)  # a new process has another state
@@ -170,12 +173,12 @@ def test_the_frozen_weights_of_the_model_stay_as_they_were(finished):
 
 def test_opposite_policies_over_a_few_scenes_are_learnt_by_heart(tmp_path, monkeypatch, sources, exam):
     monkeypatch.setattr(training, "LOG_EVERY", 1)
-    packs = [pack for pack in sources[0].family(random.Random(2), easy=True) if pack.scenes]
+    packs = [pack for pack in sources[0][0].family(random.Random(2), easy=True) if pack.scenes]
     broken = np.array([broken for pack in packs for broken in pack.broken])
     assert set(broken) == {True, False} and len(packs) == 2
     recipe = replace(RECIPE, steps=60, decay_from=40, families=1, learning_rate=3e-3, evaluate_every=60)
     reader = new_reader()
-    fit(reader, [Always(packs)], encode, exam, tmp_path, recipe)
+    fit(reader, [[Always(packs)]] * 2, encode, exam, tmp_path, recipe)
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
     assert len(losses) == 60 and losses[0] > 0.4 and max(losses[-5:]) < 0.05
     questions = [(pack.text, scene) for pack in packs for scene in pack.scenes]

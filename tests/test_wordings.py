@@ -193,4 +193,4 @@ def test_every_flip_has_its_polarity_listed(polarity):
 
 
 def test_most_flips_turn_on_nothing_but_phrases_that_training_never_shows():
-    assert sum(wording.fresh for wording in HELDOUT) >= 15
+    assert sum(wording.fresh for wording in HELDOUT) >= 20

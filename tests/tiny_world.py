@@ -17,6 +17,7 @@ from typing import TypeVar
 from training.policyflip.concepts import Concepts, Heldout
 from training.policyflip.policies import Pack, PolicyFlip
 from training.policyflip.scenes import PhotoWorld, WordWorld
+from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
 from training.wordnet import Synset, WordNet
 
@@ -82,8 +83,10 @@ def word_world() -> WordWorld:
 
 def draws(world: PhotoWorld | WordWorld, count: int, seed: int = 0, easy: bool = False,
           bank: Bank | None = None) -> list[list[Pack]]:
-    """`count` families of packs in the wordings of training."""
-    flip, rng = PolicyFlip(world, bank or Bank.read()), random.Random(seed)
+    """`count` families of packs in the wordings of training, or in nothing but the phrases of `bank`."""
+    whole = Bank.read()
+    flip = PolicyFlip(world, bank) if bank else PolicyFlip(world, whole, Voices.read(whole))
+    rng = random.Random(seed)
     return [flip.family(rng, easy=easy) for _ in range(count)]
 
 

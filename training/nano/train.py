@@ -30,6 +30,7 @@ from training.photos import Photo, read_photos
 from training.policyflip.concepts import Concepts, Heldout
 from training.policyflip.policies import Pack, PolicyFlip
 from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
+from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
 from training.wordnet import WordNet
 
@@ -48,6 +49,7 @@ class Recipe:
     steps: int
     decay_from: int
     easy_steps: int
+    composed_from: int
     families: int
     micro_packs: int
     checkpoint_every: int
@@ -88,14 +90,15 @@ def train(photos: Path, out: Path, recipe: Recipe) -> None:
     reader = Reader(with_adapters(model, recipe.rank), verdict_rows)
     encode = cache(lambda text: tokenizer.encode(text, add_special_tokens=False))
     worlds = [photo_world(sight, "train", concepts, heldout), word_world(sight, concepts, heldout)]
-    sources = [PolicyFlip(world, Bank.read()) for world in worlds]
+    bank = Bank.read()
+    sources = [[PolicyFlip(world, bank, voices) for world in worlds] for voices in (None, Voices.read(bank))]
     exam = build_exam(photo_world(sight, "validation", concepts, heldout, first_view=True), concepts, heldout,
                       questions=60, seed=1)
 
     fit(reader, sources, encode, exam, out, recipe)
 
 
-def fit(reader: Reader, sources: list[PolicyFlip], encode: Encode, exam: list[Question], out: Path,
+def fit(reader: Reader, sources: list[list[PolicyFlip]], encode: Encode, exam: list[Question], out: Path,
         recipe: Recipe) -> None:
     """Train the reader from the last checkpoint in `out`, or from the start; a stop at any time loses at most
     `checkpoint_every` steps, and what follows is what would have followed without it."""
@@ -156,12 +159,14 @@ def word_world(sight: Sight, concepts: Concepts, heldout: Heldout) -> WordWorld:
     return WordWorld(concepts, heldout, labels)
 
 
-def draw(sources: list[PolicyFlip], recipe: Recipe, step: int) -> list[Pack]:
-    """The packs of a step; the same for the same seed and step, whatever ran before."""
+def draw(sources: list[list[PolicyFlip]], recipe: Recipe, step: int) -> list[Pack]:
+    """The packs of a step, from the first sources until `composed_from` and from the second ones then; the same for the
+    same seed and step, whatever ran before."""
+    some = sources[step >= recipe.composed_from]
     rng = random.Random(recipe.seed * 1_000_003 + step)
     packs = []
     for number in range(recipe.families):
-        packs += sources[number % len(sources)].family(rng, easy=step < recipe.easy_steps)
+        packs += some[number % len(some)].family(rng, easy=step < recipe.easy_steps)
     return [pack for pack in packs if pack.scenes]
 
 

@@ -40,12 +40,12 @@ class PolicyFlip:
 
     world    scenes to judge
     bank     wordings to write in
+    voices   composes COMPOSED of all policies; without them all are phrases of the bank
     scenes   how many scenes a pack has at most
     """
 
-    def __init__(self, world: World, bank: Bank, scenes: int = 6) -> None:
-        self.world, self.bank, self.scenes = world, bank, scenes
-        self.voices = Voices.read(bank)
+    def __init__(self, world: World, bank: Bank, voices: Voices | None = None, scenes: int = 6) -> None:
+        self.world, self.bank, self.voices, self.scenes = world, bank, voices, scenes
         self.truth = world.concepts.truth
 
     def family(self, rng: random.Random, easy: bool = False) -> list[Pack]:
@@ -85,7 +85,7 @@ class PolicyFlip:
         scenes = self._scenes(rng, xs + ys)
         packs = []
         for forbidden, allowed in ((xs, ys), (ys, xs)):
-            if rng.random() < COMPOSED:
+            if self._composes(rng):
                 entries = [Entry(self._subject(forbidden, rng), True), Entry(self._subject(allowed, rng), False)]
                 body = self.voices.say(rng.sample(entries, 2), rng)
             elif rng.random() < 0.6:
@@ -104,7 +104,7 @@ class PolicyFlip:
             return []
         scenes = self._scenes(rng, xs, others=3)
         kind = "forbid" if rng.random() < 0.6 else "forbid_only"
-        if rng.random() < COMPOSED:
+        if self._composes(rng):
             forbidden = self._against_the_rest(xs, kind == "forbid_only", True, rng)
             only = self._against_the_rest(xs, True, False, rng)
         else:
@@ -119,7 +119,7 @@ class PolicyFlip:
         if x is None or z is None:
             return []
         scenes = self._scenes(rng, [x, z, z])
-        if rng.random() < COMPOSED:
+        if self._composes(rng):
             forbid, allow = (self._but_for(x, z, forbidden, rng) for forbidden in (True, False))
         else:
             names = {"x": [self._name(x, rng)], "z": [self._name(z, rng)]}
@@ -139,7 +139,7 @@ class PolicyFlip:
         for turned in (False, True):
             forbidden = [c for c, side in zip(concepts, sides, strict=True) if side != turned]
             allowed = [c for c, side in zip(concepts, sides, strict=True) if side == turned]
-            if rng.random() < COMPOSED:
+            if self._composes(rng):
                 entries = [Entry(self._subject([c], rng), c in forbidden) for c in concepts]
                 body = self.voices.say(rng.sample(entries, len(entries)), rng)
             else:
@@ -179,10 +179,9 @@ class PolicyFlip:
 
     def _blanket(self, rng: random.Random) -> list[Pack]:
         scenes = tuple(self.world.any(rng) for _ in range(4))
-        style = rng.random()
-        if style < COMPOSED:
+        if self._composes(rng):
             texts = [(self._blanket_over(scenes[0], broken, rng), broken) for broken in (False, True)]
-        elif style < 0.8:
+        elif rng.random() < 0.6:
             texts = [(self.bank.phrase("everything_allowed", rng), False),
                      (self.bank.phrase("everything_forbidden", rng), True)]
         else:
@@ -193,7 +192,10 @@ class PolicyFlip:
         return [Pack(self._dress(text, rng) if "\n" not in text else text, scenes, (broken,) * 4, "blanket")
                 for text, broken in texts]
 
-    # Policies of voices about more than concepts.
+    # Policies of voices.
+
+    def _composes(self, rng: random.Random) -> bool:
+        return self.voices is not None and rng.random() < COMPOSED
 
     def _against_the_rest(self, xs: list[Concept], rest: bool, forbidden: bool, rng: random.Random) -> str:
         """Concepts forbidden (or allowed) and, if `rest`, everything else the other way."""

@@ -27,7 +27,7 @@ from safeguard_sdk import Bundle, Guard, Policy, PolicyError, Record, SafeguardE
 from safeguard_sdk.bundle import EMBEDDED
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.errors import ImageError
-from safeguard_sdk.image import MAX_FILE_BYTES
+from safeguard_sdk.image.files import MAX_FILE_BYTES
 from safeguard_sdk.policy_review import review_policy
 
 STDIN = "-"

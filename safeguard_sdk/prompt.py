@@ -22,6 +22,9 @@ Answers are regular languages over Unicode scalar values (no surrogates), so one
     member       = '"rating"' blank ":" blank ( '"Safe"' | '"Unsafe"' )                exactly once
                  | ( '"category"' | '"rationale"' ) blank ":" blank string             at most once each
     string       = a JSON string (RFC 8259) without lone surrogates
+
+This parser is their definition and reads whole answers. cpp_ext/answers.cpp has the same grammars as automata over
+UTF-8, for answers that are still being generated: PromptStyle.reader.
 """
 from __future__ import annotations
 
@@ -32,6 +35,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from safeguard_sdk import _fast
 from safeguard_sdk.errors import VerdictError
 
 BLANKS = " \t\r\n"
@@ -127,6 +133,10 @@ class PromptStyle:
                                f"off, generate more tokens; if the model answers in another form, use its own style")
         return found
 
+    def reader(self) -> AnswerReader:
+        """A new reader for one answer while it is generated; it takes exactly the answers that `parse` takes."""
+        return AnswerReader(self)
+
     def format(self, answer: Answer) -> str:
         """The text that `parse` reads as `answer`: a training target, from `answer_start` on.
 
@@ -143,6 +153,53 @@ class PromptStyle:
         seen = [self.name, self.version, self.system, self.prefix("<policy>"), self.suffix, self.answer_start,
                 self.verdict_tokens.safe, self.verdict_tokens.unsafe]
         return hashlib.sha256(json.dumps(seen).encode("ascii")).hexdigest()
+
+
+class AnswerReader:
+    """One answer of a style, read byte by byte while a model writes it. With `admits` an engine takes at every step the
+    likeliest token that an answer can go on with, and so the model can write nothing that is no verdict:
+
+        reader = style.reader()
+        reader.feed(style.answer_start.encode())
+        while reader.state != "complete":
+            piece = next(piece for piece in likeliest_first() if reader.admits(piece))   # bytes of one token
+            reader.feed(piece)
+        reader.answer()
+
+    A token may end within a character; one that has no bytes is always admitted, so leave such tokens out. Feeding and
+    asking cost a few nanoseconds for each byte, however long the answer is. For one thread at a time.
+    """
+
+    def __init__(self, style: PromptStyle) -> None:
+        self._style, self._automaton = style, _fast.AnswerAutomaton(style.name)
+
+    @property
+    def state(self) -> Literal["dead", "open", "complete"]:
+        """dead: no answer begins with these bytes; open: one does; complete: they are one, which blanks, or a period
+        after a bare word, may still follow."""
+        return self._automaton.state
+
+    def feed(self, piece: bytes) -> None:
+        """Read on. Once dead, it stays dead."""
+        self._automaton.feed(piece)
+
+    def admits(self, piece: bytes) -> bool:
+        """Whether it would not be dead after these bytes; reads nothing."""
+        return self._automaton.admits(piece)
+
+    def allowed(self) -> np.ndarray:
+        """(256,) bool: the bytes that an answer can go on with. None of them if dead."""
+        return self._automaton.allowed()
+
+    def answer(self) -> Answer:
+        """What `PromptStyle.parse` reads in the same bytes. Raises VerdictError unless the state is complete."""
+        found = self._automaton.fields()
+        if found is None:
+            cause = {"open": "ends too early; generate more tokens",
+                     "dead": "is no verdict; generate only what its reader admits"}[self.state]
+            raise VerdictError(f"prompt style '{self._style.name}': the generated answer {cause}. Expected "
+                               f"{self._style.expects} and nothing else")
+        return _answer_of(*found)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -192,9 +249,13 @@ def _read_llavaguard(answer: str) -> Answer | None:
     fields = dict(pairs)
     if len(fields) < len(pairs) or "rating" not in fields:
         return None
-    category = fields.get("category", "")
-    return Answer(fields["rating"].lower(), category=None if category in ("", LLAVAGUARD_NO_CATEGORY) else category,
-                  rationale=fields.get("rationale", "").strip(BLANKS) or None)
+    return _answer_of(fields["rating"].lower(), fields.get("category", ""), fields.get("rationale", ""))
+
+
+def _answer_of(label: str, category: str, rationale: str) -> Answer:
+    """Of the texts as the model wrote them, "" for one that it did not write."""
+    return Answer(label, category=None if category in ("", LLAVAGUARD_NO_CATEGORY) else category,
+                  rationale=rationale.strip(BLANKS) or None)
 
 
 def _answer(labels: dict[str, str], word: str, rationale: str | None = None) -> Answer | None:

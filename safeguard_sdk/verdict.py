@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from safeguard_sdk import _fast
 from safeguard_sdk.bundle import Calibration
 from safeguard_sdk.errors import VerdictError
 from safeguard_sdk.policy import Policy, Rule
@@ -27,6 +28,27 @@ class Verdict:
     prompt_sha256: str
     rationale: str | None = None
     ms: dict[str, float] = field(default_factory=dict, compare=False)  # wall time per stage, milliseconds
+
+
+def verdict_log_probabilities(logits: np.ndarray, safe: int, unsafe: int) -> np.ndarray:
+    """Logits of the next token → natural logarithms of the probabilities that it is the one or the other verdict token.
+
+    logits   (rows, vocabulary) or (vocabulary,) float32, float16, or uint16 with the bits of bfloat16; any strides;
+             -inf is a token that cannot come. Where a graph gives the two verdict logits alone, they are the vocabulary
+    safe     id of the first token of the style's `verdict_tokens.safe`; `unsafe` likewise
+    returns  (rows, 2) or (2,) float64: safe, unsafe; within 1e-6. A row does not depend on the other rows.
+             `calibrated_score` takes one as it takes logits, for their difference is the same. `np.exp(row).sum()` is
+             what the two have together; where that is little, the model wanted to say something else
+    raises   VerdictError if a logit is NaN or +inf, or a verdict token's is -inf; TypeError and ValueError for arrays
+             of another kind; IndexError for tokens outside the vocabulary
+    """
+    log_probabilities = _fast.verdict_log_probabilities(logits, safe, unsafe)
+    broken = np.flatnonzero(~np.isfinite(log_probabilities).all(axis=-1))
+    if broken.size:
+        raise VerdictError(f"row {broken[0]} of the model's logits, {logits.shape} {logits.dtype}, has NaN or +inf, or "
+                           "none for a verdict token, which is no score; the bundle or its runtime is broken, "
+                           "run `safeguard info`")
+    return log_probabilities
 
 
 def calibrated_score(logits: np.ndarray, calibration: Calibration) -> float:

@@ -1,7 +1,8 @@
-# make demo    judge sample photos under two opposite policies; writes demo/report.html
-# make test    install what the tests need and run them all
-# make lint    ruff
-# make clean   remove the environment and all that was built
+# make demo      judge sample photos under two opposite policies; writes demo/report.html
+# make test      install what the tests need and run them all
+# make lint      ruff
+# make sanitize  run the tests of the compiled part under AddressSanitizer and UndefinedBehaviorSanitizer (GCC, Linux)
+# make clean     remove the environment and all that was built
 #
 # Everything is installed into .venv; another Python: make test PYTHON=python3.13
 
@@ -10,7 +11,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 # What an installation is made from; the rest is used in place. Without its compiled part it is made again.
 SOURCES := pyproject.toml setup.py $(wildcard cpp_ext/*) $(if $(wildcard safeguard_sdk/_fast*.so),,missing)
 
-.PHONY: demo test lint clean missing
+.PHONY: demo test lint sanitize clean missing
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-demo
@@ -21,6 +22,20 @@ test: .venv/installed-test
 
 lint: .venv/installed-test
 	.venv/bin/python -m ruff check .
+
+# The SDK is copied, so that its own compiled part stays as it is. Leaks are those of Python itself.
+SANITIZED := build/sanitized
+sanitize: .venv/installed-test
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)/safeguard_sdk
+	cp -r $(filter-out safeguard_sdk/nano $(wildcard safeguard_sdk/_fast*.so),$(wildcard safeguard_sdk/*)) \
+		$(SANITIZED)/safeguard_sdk
+	ln -s $(CURDIR)/safeguard_sdk/nano $(SANITIZED)/safeguard_sdk/nano
+	CFLAGS='-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
+		.venv/bin/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 .venv/bin/python -m pytest -o pythonpath=$(SANITIZED) -o addopts= -q \
+		tests/test_pixels.py tests/test_patches.py tests/test_answers.py tests/test_verdict_logits.py
 
 clean:
 	rm -rf .venv build dist *.egg-info safeguard_sdk/_fast*.so safeguard_sdk/_fast*.pyd demo/report.html \

@@ -9,5 +9,6 @@ PYBIND11_MODULE(_fast, m) {
   m.doc() = "Compiled parts of safeguard_sdk.";
   m.def("cpu_features", &safeguard::cpu_features,
         "Instruction sets for inference that this CPU and its operating system support, oldest first.");
+  safeguard::bind_preprocessing(m);
   safeguard::bind_decoding(m);
 }

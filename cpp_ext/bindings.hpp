@@ -5,6 +5,7 @@
 
 namespace safeguard {
 
-void bind_decoding(pybind11::module_& module);  // decoding_bindings.cpp
+void bind_preprocessing(pybind11::module_& module);  // preprocessing_bindings.cpp
+void bind_decoding(pybind11::module_& module);       // decoding_bindings.cpp
 
 }  // namespace safeguard

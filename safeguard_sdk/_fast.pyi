@@ -1,5 +1,6 @@
 """Compiled parts of safeguard_sdk; the source is cpp_ext/."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,41 @@ def cpu_features() -> list[str]:
     x86: sse4.2, avx, avx2, fma, f16c, avx512f, avx512bw, avx512vl, avx512_vnni, avx512_bf16, avx_vnni, amx_int8,
     amx_bf16. ARM64: neon, dotprod, i8mm, bf16, sve. Empty on other processors.
     """
+
+# Preprocessing: behind safeguard_sdk.image.pixels, which has the public functions.
+
+def preprocessing_kernels() -> list[str]:
+    """Names of the resize kernels that run on this machine, the fastest first: avx2 or neon, then portable.
+
+    All give the same bits.
+    """
+
+def to_planes(
+    images: Sequence[np.ndarray], side: int, resample: str, values: np.ndarray, out: np.ndarray, threads: int,
+    kernel: str,
+) -> None:
+    """Write n images into out (n, 3, side, side), each squashed to the square.
+
+    images    (h, w, 3) uint8 each, of any strides, sides up to 2^24; only read
+    resample  "bicubic" or "bilinear", both as Pillow 13 has them
+    values    (3, 256) float32 or float16: what is written for each sample of each channel
+    out       of the type of values, C-contiguous, aligned, writeable
+    threads   images computed at a time; the GIL is released meanwhile
+    kernel    a name in preprocessing_kernels()
+    raises    ValueError for arguments that do not fit, MemoryError; RuntimeError where no thread can be started
+    """
+
+def to_patches(
+    images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], patch: int, merge: int, temporal: int,
+    resample: str, values: np.ndarray, out: np.ndarray, threads: int, kernel: str,
+) -> None:
+    """Write n images into out (patches of all images, 3 · temporal · patch²), in the order of Qwen2-VL.
+
+    sizes  (height, width) that each image is resized to, multiples of patch · merge
+    All else is as in to_planes.
+    """
+
+# Verdict decoding: behind safeguard_sdk.verdict and safeguard_sdk.prompt.
 
 def verdict_log_probabilities(logits: np.ndarray, safe: int, unsafe: int, *, portable: bool = False) -> np.ndarray:
     """Logits of a vocabulary → log-probabilities of two of its tokens, by a stable log-sum-exp; releases the GIL.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeguard_sdk.errors import BundleError
-from safeguard_sdk.image import Geometry
+from safeguard_sdk.image import SquareGeometry
 from safeguard_sdk.prompt import PROMPTS, PromptStyle
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Bundle:
     version: str
     architecture: str
     style: PromptStyle
-    geometry: Geometry
+    geometry: SquareGeometry
     calibration: Calibration
     max_policy_tokens: int
     manifest: dict
@@ -108,7 +108,7 @@ class Bundle:
             raise ValueError(f"max_policy_tokens is {most!r}, must be a whole number above 0")
         return cls(
             path=path, name=manifest["name"], version=manifest["version"], architecture=architecture, style=style,
-            geometry=Geometry(side=processor["side"], mean=tuple(processor["mean"]), std=tuple(processor["std"]),
+            geometry=SquareGeometry(side=processor["side"], mean=tuple(processor["mean"]), std=tuple(processor["std"]),
                               resample=processor["resample"]),
             calibration=Calibration(manifest["calibration"]["scale"], manifest["calibration"]["shift"]),
             max_policy_tokens=most, manifest=manifest, sha256=sha256,

@@ -24,6 +24,7 @@ from typing import Annotated
 import typer
 
 from safeguard_sdk import Bundle, Guard, Policy, PolicyError, Record, SafeguardError, Verdict, __version__
+from safeguard_sdk._fast import cpu_features
 from safeguard_sdk.bundle import EMBEDDED
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.errors import ImageError
@@ -138,7 +139,7 @@ def info(bundle: BundleOption = None, as_json: JsonOption = False) -> None:
     with _readable_errors():
         facts = {"safeguard": __version__, "python": platform.python_version(), "platform": platform.platform(),
                  **{package: importlib.metadata.version(package) for package in PACKAGES},
-                 "onnxruntime": _runtime(), "cpu_features": _cpu_features(), "bundle": None, "error": None}
+                 "onnxruntime": _runtime(), "cpu_features": cpu_features(), "bundle": None, "error": None}
         failure = None
         try:
             facts["bundle"] = _bundle_facts(Bundle.open(bundle or EMBEDDED))
@@ -197,15 +198,6 @@ def _runtime() -> dict:
     return {"packages": installed, "available_providers": onnxruntime.get_available_providers(), "error": None}
 
 
-def _cpu_features() -> list[str] | None:
-    """None: the compiled part of the SDK is not built here."""
-    try:
-        from safeguard_sdk._fast import cpu_features
-    except ImportError:
-        return None
-    return cpu_features()
-
-
 def _bundle_facts(bundle: Bundle) -> dict:
     """Opens its sessions, to say where they really run."""
     kept = ("base_model", "quantization", "calibration", "parity", "quality")
@@ -225,12 +217,12 @@ def _outline(facts: dict, indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}"
             yield from _outline(value, indent + "  ")
         else:
-            yield f"{indent}{name:{24 - len(indent)}} {_shown(key, value)}"
+            yield f"{indent}{name:{24 - len(indent)}} {_shown(value)}"
 
 
-def _shown(key: str, value: object) -> str:
+def _shown(value: object) -> str:
     if value is None or value in ({}, []):
-        return {"cpu_features": "not built: the compiled part of safeguard is missing"}.get(key, "none")
+        return "none"
     if isinstance(value, list):
         return ", ".join(one["name"] if isinstance(one, dict) else str(one) for one in value)
     return str(value)

@@ -12,7 +12,7 @@ from demo.__main__ import HERE, POLICIES, SAMPLES, locate
 from demo.report import Judged, write_report
 from safeguard_sdk import Bundle, Policy, Verdict
 from safeguard_sdk.bundle import Calibration
-from safeguard_sdk.image import Geometry
+from safeguard_sdk.image import SquareGeometry
 from safeguard_sdk.prompt import PROMPTS
 
 VOID = {"meta", "img"}
@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def bundle(tmp_path) -> Bundle:
-    return Bundle(tmp_path, "nano", "<1>", "tags", PROMPTS["direct"], Geometry(32, (0.5,) * 3, (0.5,) * 3),
+    return Bundle(tmp_path, "nano", "<1>", "tags", PROMPTS["direct"], SquareGeometry(32, (0.5,) * 3, (0.5,) * 3),
                   Calibration(1.0, 0.0), 512, {}, "0" * 64)
 
 

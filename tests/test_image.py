@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, features
 from safeguard_sdk.errors import IMAGE_ERROR_KINDS, ImageError
 from safeguard_sdk.image import (
     FORMATS,
-    Geometry,
+    SquareGeometry,
     decode_image,
     image_sha256,
     read_bytes,
@@ -25,7 +25,6 @@ from safeguard_sdk.image import (
 )
 from safeguard_sdk.image.files import MAX_FILE_BYTES
 
-NANO = Geometry(side=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WRITTEN = [name for name in FORMATS if name not in ("HEIF", "AVIF")] + ["AVIF"] * features.check("avif")
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "BMP": {}}  # format → options for save()
 LOSSY = {"JPEG": {"quality": 95}, "AVIF": {"quality": 95}}
@@ -164,7 +163,7 @@ def test_the_exif_orientation_family_comes_out_alike(shared_data):
         assert len(files) == 9
         decoded = [decode_image(path) for path in files]
         assert len({rgb.shape for rgb in decoded}) == 1
-        small = [to_pixel_values(rgb, Geometry(side=100, mean=(0, 0, 0), std=(1, 1, 1))) for rgb in decoded]
+        small = [to_pixel_values(rgb, SquareGeometry(side=100, mean=(0, 0, 0), std=(1, 1, 1))) for rgb in decoded]
         for path, values in zip(files, small, strict=True):  # small, as each file was compressed on its own
             assert np.abs(values - small[0]).mean() < 0.01, path
 
@@ -585,7 +584,7 @@ def test_a_jpeg_is_never_decoded_below_twice_the_target(photos, target_side, sca
 
 
 def test_reduced_decoding_hardly_moves_the_models_input(photos):
-    geometry = Geometry(side=100, mean=(0, 0, 0), std=(1, 1, 1))
+    geometry = SquareGeometry(side=100, mean=(0, 0, 0), std=(1, 1, 1))
     for photo in ("china.jpg", "flower.jpg"):
         full = to_pixel_values(decode_image(photos[photo]), geometry)
         reduced = to_pixel_values(decode_image(photos[photo], target_side=100), geometry)
@@ -677,54 +676,6 @@ def with_right_checksums(data: bytes) -> bytes:
         parts.append(png_chunk(data[position + 4:position + 8], data[position + 8:position + 8 + length]))
         position += 12 + length
     return b"".join(parts)
-
-
-# --- the model's input
-
-
-def test_pixel_values_are_the_squashed_picture_normalised(photos):
-    rgb = decode_image(photos["china.jpg"])
-    geometry = Geometry(side=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    pixel_values = to_pixel_values(rgb, geometry)
-    squashed = np.asarray(Image.fromarray(rgb).resize((64, 64), Image.Resampling.BICUBIC)).astype(np.float64)
-    expected = ((squashed / 255 - geometry.mean) / geometry.std).transpose(2, 0, 1)
-    assert pixel_values.shape == (3, 64, 64) and pixel_values.dtype == np.float32 and pixel_values.flags.c_contiguous
-    np.testing.assert_allclose(pixel_values, expected, rtol=0, atol=3e-7)
-
-
-def test_black_and_white_span_the_whole_range():
-    for level, value in ((0, -1), (255, 1)):
-        assert (to_pixel_values(np.full((9, 7, 3), level, np.uint8), NANO) == value).all()
-
-
-def test_nothing_can_hide_at_an_edge(small):
-    """A crop to the middle would not see a mark in the outermost sixteenth of a wide picture."""
-    rgb = np.asarray(small.resize((960, 64)))
-    for columns in (slice(0, 60), slice(-60, None)):
-        marked = rgb.copy()
-        marked[:, columns] = 255 - marked[:, columns]
-        assert np.abs(to_pixel_values(marked, NANO) - to_pixel_values(rgb, NANO)).max() > 0.5
-
-
-def test_pixel_values_do_not_depend_on_the_layout_of_the_array(small):
-    rgb = np.asarray(small)
-    expected = to_pixel_values(rgb, NANO)
-    for layout in (np.asfortranarray(rgb), np.repeat(rgb, 2, axis=1)[:, ::2], rgb[::-1].copy()[::-1]):
-        np.testing.assert_array_equal(to_pixel_values(layout, NANO), expected)
-
-
-def test_the_resampling_is_the_geometrys(small):
-    rgb = np.asarray(small)
-    bilinear = Geometry(side=224, mean=NANO.mean, std=NANO.std, resample="bilinear")
-    assert np.abs(to_pixel_values(rgb, bilinear) - to_pixel_values(rgb, NANO)).max() > 0.05
-
-
-@pytest.mark.parametrize("wrong", [
-    {"side": 0}, {"side": 22.4}, {"mean": (0.5,)}, {"std": (0.5, 0.5, 0)}, {"resample": "cubic"},
-])
-def test_a_geometry_that_means_nothing_is_refused(wrong):
-    with pytest.raises(ValueError, match=f"geometry: .*{next(iter(wrong))}"):
-        Geometry(**{"side": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3} | wrong)
 
 
 # --- the name of an image in a record

@@ -65,7 +65,7 @@ def decode_image(
     name = name and printable(name)  # names in an archive come from strangers
     if isinstance(image, np.ndarray):
         name = name or "<array>"
-        rgb = checked_rgb(image, name)
+        rgb = np.ascontiguousarray(checked_rgb(image, name))
         _check_size((rgb.shape[1], rgb.shape[0]), max_pixels, name)
         return rgb
     if isinstance(image, str | os.PathLike):
@@ -224,12 +224,12 @@ def _without_wide_grey(picture: Image.Image, name: str) -> Image.Image:
 
 
 def checked_rgb(array: np.ndarray, name: str) -> np.ndarray:
-    """The array, C-contiguous. Raises ImageError (bad_shape) that says how to convert what was passed."""
+    """The array itself. Raises ImageError (bad_shape, empty) that says how to convert what was passed."""
     shape = array.shape
     if array.dtype == np.uint8 and array.ndim == 3 and shape[2] == 3:
         if array.size == 0:
             raise ImageError(f"{name}: is an array of shape {shape}, without a pixel", "empty")
-        return np.ascontiguousarray(array)
+        return array
     steps = []
     if array.ndim == 4:
         steps.append("pass one image at a time")

@@ -15,11 +15,11 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from torch import nn
 
-from safeguard_sdk.image import Geometry, decode_image, to_pixel_values
+from safeguard_sdk.image import SquareGeometry, decode_image, to_pixel_values
 from training.assets import efficientnet_lite2_file
 from training.photos import Photo
 
-GEOMETRY = Geometry(side=320, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+GEOMETRY = SquareGeometry(side=320, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CLASSES, CHANNELS = 1000, 1280
 FEATURES = CLASSES + 2 * CHANNELS  # ImageNet logits, mean and maximum of the last feature map
 

@@ -1,5 +1,6 @@
 # make demo      judge sample photos under two opposite policies; writes demo/report.html
 # make test      install what the tests need and run them all
+# make fuzz      decode half a million mutants of small image files; takes minutes
 # make lint      ruff
 # make sanitize  run the tests of the compiled part under AddressSanitizer and UndefinedBehaviorSanitizer (GCC, Linux)
 # make clean     remove the environment and all that was built
@@ -11,7 +12,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 # What an installation is made from; the rest is used in place. Without its compiled part it is made again.
 SOURCES := pyproject.toml setup.py $(wildcard cpp_ext/*) $(if $(wildcard safeguard_sdk/_fast*.so),,missing)
 
-.PHONY: demo test lint sanitize clean missing
+.PHONY: demo test fuzz lint sanitize clean missing
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-demo
@@ -19,6 +20,9 @@ demo: .venv/installed-demo
 
 test: .venv/installed-test
 	.venv/bin/python -m pytest
+
+fuzz: .venv/installed-test
+	FUZZ_MUTANTS=20000 .venv/bin/python -m pytest tests/test_fuzz_decode.py
 
 lint: .venv/installed-test
 	.venv/bin/python -m ruff check .

@@ -163,7 +163,7 @@ def _target(jpeg: bytes) -> int:
 
 
 def _decode_to_scale(jpeg: bytes) -> np.ndarray:
-    return decode_image(jpeg, target_side=_target(jpeg))
+    return decode_image(jpeg, target=GEOMETRY.size_of)
 
 
 def _decode_bare(jpeg: bytes) -> Image.Image:

@@ -28,7 +28,7 @@ from safeguard_sdk._fast import cpu_features
 from safeguard_sdk.bundle import EMBEDDED
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.errors import ImageError
-from safeguard_sdk.image.files import MAX_FILE_BYTES
+from safeguard_sdk.image import MAX_FILE_BYTES, jpeg_decoder
 from safeguard_sdk.policy_review import review_policy
 
 STDIN = "-"
@@ -139,7 +139,8 @@ def info(bundle: BundleOption = None, as_json: JsonOption = False) -> None:
     with _readable_errors():
         facts = {"safeguard": __version__, "python": platform.python_version(), "platform": platform.platform(),
                  **{package: importlib.metadata.version(package) for package in PACKAGES},
-                 "onnxruntime": _runtime(), "cpu_features": cpu_features(), "bundle": None, "error": None}
+                 "jpeg_decoder": jpeg_decoder(), "onnxruntime": _runtime(), "cpu_features": cpu_features(),
+                 "bundle": None, "error": None}
         failure = None
         try:
             facts["bundle"] = _bundle_facts(Bundle.open(bundle or EMBEDDED))

@@ -16,10 +16,10 @@ IMAGE_ERROR_KINDS = (
     "bad_header",    # a known format with a header that cannot be right
     "truncated",     # the pixels end too early
     "corrupt",       # the pixels cannot be decoded
-    "too_large",     # more pixels than the limit; refused from the header, before decoding
+    "too_large",     # more bytes, pixels or JPEG passes than the limit, refused before decoding; or no memory for it
     "bad_shape",     # an array that is not (h, w, 3) uint8, or a side ratio beyond the limit
     "unsupported",   # a format or mode without a decoder here
-    "timeout",       # decoding took longer than allowed
+    "timeout",       # decoding took longer than allowed; for those who decode in a process that they can end
 )
 
 

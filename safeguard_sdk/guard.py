@@ -90,7 +90,7 @@ class Guard:
 
     def _judge_one(self, image: ImageSource, explain: bool) -> Verdict:
         started = time.perf_counter()
-        rgb = decode_image(image, target_side=self.bundle.geometry.side)
+        rgb = decode_image(image, target=self.bundle.geometry.size_of)
         decoded = time.perf_counter()
         pixel_values = to_pixel_values(rgb, self.bundle.geometry)
         patched = time.perf_counter()
@@ -113,7 +113,7 @@ class Guard:
         return ready, None
 
     def _pixel_values(self, image: ImageSource) -> np.ndarray:
-        return to_pixel_values(decode_image(image, target_side=self.bundle.geometry.side), self.bundle.geometry)
+        return to_pixel_values(decode_image(image, target=self.bundle.geometry.size_of), self.bundle.geometry)
 
 
 def _rationale(embedding: ImageEmbedding) -> str:

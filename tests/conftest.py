@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"  # beside the repository
 PHOTO_FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
@@ -32,3 +33,10 @@ def photos() -> dict[str, Path]:
         files = (Path(spec.origin).parent / folder).iterdir()
         found |= {path.name: path for path in files if path.suffix in (".jpg", ".png")}
     return found
+
+
+@pytest.fixture(scope="session")
+def small(photos) -> Image.Image:
+    """A real photo, 96 × 64; its sides differ, so a swapped axis shows."""
+    with Image.open(photos["china.jpg"]) as photo:
+        return photo.resize((96, 64))

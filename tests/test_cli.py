@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from safeguard_sdk import Bundle, Guard, Policy, Record, __version__
 from safeguard_sdk.bundle import EMBEDDED
 from safeguard_sdk.cli import app, policy_app
+from safeguard_sdk.image import jpeg_decoder
 
 ROOT = Path(__file__).parents[1]
 FIELDS = ["path", "label", "score", "rule", "rules", "error", "ms"]
@@ -256,7 +257,7 @@ def test_info_says_which_versions_run_and_where():
     assert (facts["safeguard"], facts["python"]) == (__version__, platform.python_version())
     assert facts["onnxruntime"]["packages"] and facts["onnxruntime"]["error"] is None
     assert "CPUExecutionProvider" in facts["onnxruntime"]["available_providers"]
-    assert facts["cpu_features"]
+    assert facts["cpu_features"] and facts["jpeg_decoder"] == jpeg_decoder()
     assert facts["bundle"]["providers"] == {
         graph: ["CPUExecutionProvider"] for graph in ("vision", "embed", "decoder")}
     assert (facts["bundle"]["path"], facts["bundle"]["sha256"]) == (str(EMBEDDED), bundle.sha256)

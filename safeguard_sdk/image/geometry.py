@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from safeguard_sdk.errors import ImageError
-from safeguard_sdk.image.decode import MAX_SIDE_RATIO
+from safeguard_sdk.image.header import MAX_SIDE_RATIO
 
 RESAMPLE = ("bicubic", "bilinear")  # both antialiased; bicubic is Keys' kernel with a = -0.5
 
@@ -22,6 +22,10 @@ class SquareGeometry:
         _expect_whole("side", self.side)
         _expect_scale(self.mean, self.std)
         _expect_resample(self.resample)
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of a picture → those it is resized to: always the square."""
+        return self.side, self.side
 
 
 @dataclass(frozen=True, slots=True)

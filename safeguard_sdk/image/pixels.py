@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from safeguard_sdk import _fast
-from safeguard_sdk.image.decode import checked_rgb
+from safeguard_sdk.image.array import checked_rgb
 from safeguard_sdk.image.geometry import PatchGeometry, SquareGeometry
 
 KERNEL = _fast.preprocessing_kernels()[0]

@@ -52,7 +52,7 @@ class Examiner:
 
     def _pixel_values(self, photo: Photo) -> np.ndarray:
         if photo.sha256 not in self._pixels:
-            rgb = decode_image(photo.path, target_side=GEOMETRY.side)
+            rgb = decode_image(photo.path, target=GEOMETRY.size_of)
             self._pixels[photo.sha256] = to_pixel_values(rgb, GEOMETRY)
         return self._pixels[photo.sha256]
 

@@ -1,0 +1,59 @@
+"""benchmarks/dct_scaling.py compares what it says and ends with one line of JSON. Its numbers are not judged here."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from image_files import file_of
+from PIL import Image
+
+from benchmarks.dct_scaling import READINGS, moved, pictures
+from safeguard_sdk import Policy, Verdict
+
+ROOT = Path(__file__).parents[1]
+
+
+def verdict(policy: Policy, label: str, score: float) -> Verdict:
+    return Verdict(label, score, None, {rule.id: score for rule in policy.rules}, "", "", "")
+
+
+def test_a_flip_is_another_label_and_drift_is_in_scores():
+    policy = Policy.packaged("L1")  # one rule
+    (rule,) = policy.rules
+    below, above = rule.review_at - 0.01, rule.unsafe_at
+    pairs = [(verdict(policy, "safe", below), verdict(policy, "unsafe", above)),
+             (verdict(policy, "safe", 0.0), verdict(policy, "safe", 0.0))]
+    result = moved(policy, pairs)
+    assert (result["verdict_flips"], result["verdicts"], result["rule_flips"], result["scores"]) == (1, 2, 1, 2)
+    assert result["drift_max"] == round(above - below, 4) and result["drift_mean"] == round((above - below) / 2, 4)
+
+
+def test_small_photos_are_made_large_in_two_ways_and_large_ones_stay_as_they_are(photos, tmp_path):
+    with Image.open(photos["china.jpg"]) as photo:
+        (tmp_path / "small.jpg").write_bytes(file_of(photo.resize((120, 90)), "JPEG"))
+    made = list(pictures(tmp_path, 2, 100, random.Random(0)))
+    assert [kind for kind, _ in made] == ["enlarged", "mosaic"]
+    (tmp_path / "small.jpg").write_bytes(photos["china.jpg"].read_bytes())  # 640 × 427
+    assert list(pictures(tmp_path, 1, 100, random.Random(0))) == [("as it is", photos["china.jpg"].read_bytes())]
+
+
+def test_the_last_line_is_json_with_every_reading(photos, tmp_path):
+    with Image.open(photos["china.jpg"]) as photo:
+        photo.resize((384, 256)).save(tmp_path / "photo.jpg")
+    run = subprocess.run([sys.executable, "-m", "benchmarks.dct_scaling", tmp_path, "--count", "2", "--policy", "L1"],
+                         cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert set(result["moved"]) == {"enlarged", "mosaic"}
+    assert all(set(readings) == set(READINGS) for readings in result["moved"].values())
+    assert all(np.isfinite(ms) and ms > 0 for ms in result["decode_ms_p50"].values())
+
+
+def test_a_folder_without_photos_is_one_line(tmp_path):
+    run = subprocess.run([sys.executable, "-m", "benchmarks.dct_scaling", tmp_path], cwd=ROOT, capture_output=True,
+                         text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith(f"error: {tmp_path}: holds no JPEG files") and run.stderr.count("\n") == 1

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.run import machine
 from safeguard_sdk.image import PatchGeometry, decode_image, to_patches
+from safeguard_sdk.image.jpeg import dct_scale, reduce
 
 TOKENS = 256
 PATCH, MERGE = 14, 2
@@ -157,19 +158,14 @@ def photo(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def _target(jpeg: bytes) -> int:
-    with Image.open(io.BytesIO(jpeg)) as picture:
-        return min(GEOMETRY.size_of(picture.height, picture.width))
-
-
 def _decode_to_scale(jpeg: bytes) -> np.ndarray:
     return decode_image(jpeg, target=GEOMETRY.size_of)
 
 
 def _decode_bare(jpeg: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(jpeg))
-    target = 2 * _target(jpeg)
-    picture.draft("RGB", (target, target))
+    shape = picture.height, picture.width
+    reduce(picture, dct_scale(shape, GEOMETRY.size_of(*shape), "safe"))
     picture.load()
     return picture
 

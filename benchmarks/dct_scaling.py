@@ -13,7 +13,6 @@ The last line is JSON.
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import time
@@ -27,8 +26,9 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.run import to_jpeg
 from safeguard_sdk import Guard, ImageError, Policy, SafeguardError, Verdict
-from safeguard_sdk.image import decode_image, jpeg_decoder, to_pixel_values
+from safeguard_sdk.image import SquareGeometry, decode_image, jpeg_decoder, to_pixel_values
 from safeguard_sdk.verdict import label_of
 
 EXACT, AGAIN = "exact", "saved again"
@@ -67,11 +67,11 @@ def measure(guard: Guard, files: Iterator[tuple[str, bytes]]) -> dict:
     """Flips and drift of each reading against the exact one by kind of picture, and the time to decode."""
     ms: dict[str, list[float]] = {reading: [] for reading in (EXACT, *READINGS)}
     pairs: dict[str, dict[str, list[tuple[Verdict, Verdict]]]] = {}  # kind → reading → (exact, other) of each picture
-    side = guard.bundle.geometry.side
+    geometry = guard.bundle.geometry
     for kind, file in files:
-        decoded = {reading: decode(file, reading, side, ms[reading]) for reading in (EXACT, "safe", "fast")}
-        decoded[AGAIN] = decode(saved_again(file), EXACT, side, ms[AGAIN])
-        pixel_values = np.stack([to_pixel_values(rgb, guard.bundle.geometry) for rgb in decoded.values()])
+        decoded = {reading: decode(file, reading, geometry, ms[reading]) for reading in (EXACT, "safe", "fast")}
+        decoded[AGAIN] = decode(saved_again(file), EXACT, geometry, ms[AGAIN])
+        pixel_values = np.stack([to_pixel_values(rgb, geometry) for rgb in decoded.values()])
         exact, *others = guard.judge(guard.engine.encode(pixel_values))
         for reading, other in zip(READINGS, others, strict=True):
             pairs.setdefault(kind, {name: [] for name in READINGS})[reading].append((exact, other))
@@ -80,9 +80,9 @@ def measure(guard: Guard, files: Iterator[tuple[str, bytes]]) -> dict:
             "decode_ms_p50": {reading: round(float(np.median(taken)), 2) for reading, taken in ms.items()}}
 
 
-def decode(file: bytes, scaling: str, side: int, ms: list[float]) -> np.ndarray:
+def decode(file: bytes, scaling: str, geometry: SquareGeometry, ms: list[float]) -> np.ndarray:
     started = time.perf_counter()
-    rgb = decode_image(file, target=lambda height, width: (side, side), scaling=scaling)
+    rgb = decode_image(file, target=geometry.size_of, scaling=scaling)
     ms.append((time.perf_counter() - started) * 1000)
     return rgb
 
@@ -110,9 +110,9 @@ def pictures(folder: Path, count: int, side: int, generator: random.Random) -> I
         elif number % 2:
             tiles = [Image.fromarray(decode_image(generator.choice(paths)))
                      for _ in range(generator.randint(*TILES) ** 2)]
-            yield "mosaic", _jpeg(mosaic(tiles, side), QUALITY)
+            yield "mosaic", to_jpeg(mosaic(tiles, side), QUALITY)
         else:
-            yield "enlarged", _jpeg(enlarged(photo, side, generator), QUALITY)
+            yield "enlarged", to_jpeg(enlarged(photo, side, generator), QUALITY)
 
 
 def enlarged(photo: Image.Image, side: int, generator: random.Random) -> Image.Image:
@@ -133,7 +133,7 @@ def mosaic(tiles: list[Image.Image], side: int) -> Image.Image:
 
 
 def saved_again(file: bytes) -> bytes:
-    return _jpeg(Image.fromarray(decode_image(file)), QUALITY_AGAIN)
+    return to_jpeg(Image.fromarray(decode_image(file)), QUALITY_AGAIN)
 
 
 def table(result: dict) -> Table:
@@ -145,12 +145,6 @@ def table(result: dict) -> Table:
                           f"{row['rule_flips']} of {row['scores']}", f"{row['drift_mean']:.4f}",
                           f"{row['drift_p99']:.3f}", f"{row['drift_max']:.3f}")
     return shown
-
-
-def _jpeg(picture: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

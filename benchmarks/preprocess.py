@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.run import machine
+from benchmarks.run import machine, to_jpeg
 from safeguard_sdk.image import PatchGeometry, decode_image, to_patches
 from safeguard_sdk.image.jpeg import dct_scale, reduce
 
@@ -58,14 +57,14 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file for all that was measured.", show_default=False)] = None,
 ) -> None:
     """Measure decoding, and resize + patches, on this machine."""
-    threads = threads or len(os.sched_getaffinity(0))
     result = {**machine(), "rounds": rounds, "tokens": TOKENS, "photos": {}}
-    console = Console()
+    threads = threads or result["cores"]
+    console, compared = Console(), systems()
     for size, (width, height) in SIZES.items():
         jpeg = photo(width, height)
-        times = latencies(systems(), jpeg, rounds)
+        times = latencies(compared, jpeg, rounds)
         rates = {system.name: [throughput(system, jpeg, count) for count in range(1, threads + 1)]
-                 for system in systems()}
+                 for system in compared}
         result["photos"][size] = {"bytes": len(jpeg), **summary(times), "img_per_s_by_threads": rates}
         console.print(table(size, result["photos"][size]))
     if out:
@@ -150,12 +149,9 @@ def table(size: str, measured: dict) -> Table:
 def photo(width: int, height: int) -> bytes:
     """A real photo as a JPEG: laid side by side until it fills this size, for an enlarged one would be too smooth."""
     from skimage import data
-    tile = data.astronaut()
-    tile = tile[:height, :width]
+    tile = data.astronaut()[:height, :width]
     tiled = np.tile(tile, (-(-height // tile.shape[0]), -(-width // tile.shape[1]), 1))[:height, :width]
-    buffer = io.BytesIO()
-    Image.fromarray(tiled).save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue()
+    return to_jpeg(Image.fromarray(tiled), QUALITY)
 
 
 def _decode_to_scale(jpeg: bytes) -> np.ndarray:

@@ -2,6 +2,7 @@
 // Apple, Determining instruction set characteristics (sysctl hw.optional.arm.*).
 #include "cpu_features.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 #if defined(__x86_64__) || defined(_M_X64) || defined(__i386__) || defined(_M_IX86)
@@ -133,6 +134,11 @@ std::vector<std::string> cpu_features() {
   for (const Feature& feature : features())
     if (feature.usable) names.emplace_back(feature.name);
   return names;
+}
+
+bool has_cpu_feature(const std::string& name) {
+  const std::vector<std::string> names = cpu_features();
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace safeguard

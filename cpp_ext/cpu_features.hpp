@@ -1,4 +1,4 @@
-// Which instruction sets may run here. No Python in this file: bindings.cpp is the only one that knows of it.
+// Which instruction sets may run here. No Python in this file: only the bindings know of it.
 #pragma once
 
 #include <string>
@@ -11,5 +11,8 @@ namespace safeguard {
 //   ARM64  neon dotprod i8mm bf16 sve
 // Empty on other processors. On Linux a process must still ask for AMX tiles before it uses them (arch_prctl).
 std::vector<std::string> cpu_features();
+
+// Whether cpu_features() names it. Found out anew at each call, so keep the answer where it is asked often.
+bool has_cpu_feature(const std::string& name);
 
 }  // namespace safeguard

@@ -120,8 +120,7 @@ SAFEGUARD_AVX2 void vertical(const std::uint8_t* const* rows, std::uint8_t* resi
 
 const Kernels* avx2_kernels() {
   static const Kernels found{"avx2", horizontal, vertical};
-  const std::vector<std::string> features = cpu_features();
-  return std::find(features.begin(), features.end(), "avx2") != features.end() ? &found : nullptr;
+  return has_cpu_feature("avx2") ? &found : nullptr;
 }
 
 }  // namespace safeguard

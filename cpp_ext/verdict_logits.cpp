@@ -165,10 +165,7 @@ SAFEGUARD_WITH_AVX2 double log_sum_exp_avx2(const char* first, LogitType type, s
 }
 
 bool has_avx2() {
-  static const bool found = [] {
-    const auto features = cpu_features();
-    return std::find(features.begin(), features.end(), "avx2") != features.end();
-  }();
+  static const bool found = has_cpu_feature("avx2");
   return found;
 }
 #endif

@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from safeguard_sdk.errors import ImageError
-from safeguard_sdk.image.header import MAX_SIDE_RATIO
+from safeguard_sdk.image.header import check_side_ratio
 
 RESAMPLE = ("bicubic", "bilinear")  # both antialiased; bicubic is Keys' kernel with a = -0.5
 
@@ -59,9 +58,7 @@ class PatchGeometry:
         raises  ImageError (bad_shape) where one side is over 200 times the other
         source  smart_resize of Hugging Face transformers (models/qwen2_vl), to the digit: halves round to even
         """
-        if max(height, width) > MAX_SIDE_RATIO * min(height, width):
-            raise ImageError(f"<array>: is {width} × {height}, one side over {MAX_SIDE_RATIO} times the other; cut it "
-                             "into pieces and judge each", "bad_shape")
+        check_side_ratio((width, height), "<array>")
         block = self.patch * self.merge
         sides = round(height / block) * block, round(width / block) * block
         if sides[0] * sides[1] > self.max_pixels:

@@ -51,8 +51,13 @@ def check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     if width * height > max_pixels:
         raise ImageError(f"{name}: is {width} × {height} = {width * height} pixels, the limit is {max_pixels}; make it "
                          "smaller, or raise max_pixels if you trust its source", "too_large")
+    check_side_ratio(size, name)
+
+
+def check_side_ratio(size: tuple[int, int], name: str) -> None:
+    """Raises ImageError (bad_shape) for a (width, height) of which one is over MAX_SIDE_RATIO times the other."""
     if max(size) > MAX_SIDE_RATIO * min(size):
-        raise ImageError(f"{name}: is {width} × {height}, one side over {MAX_SIDE_RATIO} times the other; cut it "
+        raise ImageError(f"{name}: is {size[0]} × {size[1]}, one side over {MAX_SIDE_RATIO} times the other; cut it "
                          "into pieces and judge each", "bad_shape")
 
 

@@ -23,8 +23,9 @@ Embeddings: {embeddings}. Vision: {vision}.
 ## What it was trained on
 
 {photos} photos ({sources}), and scenes of words made
-from WordNet's nouns. Policies over them were written by a generator from a hand-written bank of wordings. Base
-weights and word lists: SmolLM2-135M-Instruct, EfficientNet-Lite2 (Apache-2.0), WordNet 3.1.
+from WordNet's nouns. Policies over them were written by a generator: whole phrases of hand-written banks, or composed
+of labels, actions, questions, answers and classes. {steps} Base weights and word lists: SmolLM2-135M-Instruct,
+EfficientNet-Lite2 (Apache-2.0), WordNet 3.1.
 
 ## What it can and cannot judge
 
@@ -59,10 +60,19 @@ def model_card(manifest: dict, kinds: list[str]) -> str:
         version=manifest["version"], megabytes=sum(file["bytes"] for file in manifest["files"]) / 1e6,
         groups=kinds.count("group"), heads=kinds.count("head"), layers=manifest["base_model"][0]["layers"],
         linear=quantization["linear"], embeddings=quantization["embeddings"], vision=quantization["vision"],
-        photos=sum(photos.values()), sources=", ".join(f"{source} {count}" for source, count in photos.items()),
+        steps=_steps(manifest["training"]), photos=sum(photos.values()),
+        sources=", ".join(f"{source} {count}" for source, count in photos.items()),
         questions=quality["questions"], table=_table(quality), worst=quality["worst_wording/auroc"], ece=quality["ece"],
         always=quality["always_unsafe_accuracy"], parity_questions=parity["questions"], flips=parity["flip_rate"],
         drift=parity["mean_drift"], p99=parity["p99_drift"], largest=parity["max_drift"])
+
+
+def _steps(training: dict) -> str:
+    done = f"{training['recipe']['steps']} steps of training"
+    if (start := training.get("start")) is None:
+        return f"{done}."
+    return (f"{done} on top of the bundle {start['sha256'][:12]}…, which itself had "
+            f"{start['training']['recipe']['steps']}.")
 
 
 def _table(quality: dict) -> str:

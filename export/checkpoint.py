@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from export.decoder import FEED_FORWARD, PROJECTIONS
 from safeguard_sdk.engine.tags import TagTable, image_tokens
-from training.assets import fetch_smollm2
-from training.nano.reader import STYLE, Reader, collate, load_base, with_adapters
+from training.nano.reader import STYLE, collate
+from training.nano.start import open_start
 from training.nano.tags import Head, Tagger
 from training.nano.vision import FEATURES, Eye
 
@@ -36,8 +36,10 @@ class Checkpoint:
         state = torch.load(run / "reader.pt", weights_only=True)
         self.recipe: dict = state["recipe"]
         self.tokenizer: PreTrainedTokenizerBase
-        self.tokenizer, model, rows = load_base(fetch_smollm2(run.parent / "assets"), self.recipe["layers"])
-        reader = Reader(with_adapters(model.float(), self.recipe["rank"]), rows)
+        self.origin: dict | None  # of the bundle that the run has started from
+        self.tokenizer, reader, self.origin = open_start(run, run.parent / "assets", self.recipe["layers"],
+                                                         self.recipe["rank"])
+        reader.float()
         missing = reader.load_state_dict(state["reader"], strict=False).unexpected_keys
         if missing:
             raise ValueError(f"{run / 'reader.pt'}: holds {missing[:3]}…, unknown to this version of the reader")

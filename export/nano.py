@@ -141,7 +141,7 @@ def _manifest(checkpoint: Checkpoint, folder: Path, files: list[Path], bits: int
                          if bits < 32 else "fp32",
                          "embeddings": "int8 per row", "vision": "fp16 weights, fp32 arithmetic"},
         "calibration": {"scale": 1.0, "shift": 0.0},
-        "training": {"recipe": checkpoint.recipe, "commit": _commit()},
+        "training": {"recipe": checkpoint.recipe, "commit": _commit(), "start": checkpoint.origin},
         "files": [{"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files],
     }
 

@@ -115,6 +115,23 @@ def quantize_matmuls(model: onnx.ModelProto, bits_of: dict[str, int],
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
+def read_matmuls(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Weights of all MatMulNBits nodes of a graph, by the names that they had as initializers: (in, out) float32."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = {}
+    for node in model.graph.node:
+        if node.op_type != "MatMulNBits":
+            continue
+        name = node.input[1].removesuffix(".levels")
+        bits, inputs, outputs = (next(a.i for a in node.attribute if a.name == key) for key in ("bits", "K", "N"))
+        levels, zeros = (_unpacked(numpy_helper.to_array(stored[f"{name}.{part}"]), bits)
+                         for part in ("levels", "zeros"))
+        scales = numpy_helper.to_array(stored[f"{name}.scales16"]).astype(np.float32)
+        shifted = levels.astype(np.float32) - zeros[:, :levels.shape[1], None]
+        weights[name] = (shifted * scales[..., None]).reshape(outputs, inputs).T
+    return weights
+
+
 def store_in_16_bits(model: onnx.ModelProto, least: int = 1024) -> None:
     """Keep float initializers of `least` values or more in fp16 and cast them when the graph is loaded, in place."""
     nodes, added, gone = [], [], set()
@@ -201,6 +218,13 @@ def _packed(levels: np.ndarray, bits: int) -> np.ndarray:
     if levels.shape[-1] % 2:
         levels = np.concatenate([levels, np.zeros((*levels.shape[:-1], 1), np.uint8)], -1)
     return levels[..., ::2] | levels[..., 1::2] << 4
+
+
+def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The inverse of _packed; what padded an odd row stays."""
+    if bits == 8:
+        return packed
+    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
 
 
 def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: list[onnx.TensorProto],

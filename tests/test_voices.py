@@ -64,6 +64,20 @@ def test_an_answer_turns_with_its_question():
         assert replies & short and not replies & ((yes | no) - short)
 
 
+def test_a_class_is_defined_in_one_place_and_judged_in_another():
+    names = {name for series in VOICES.lexicon["class_names"] for name in series}
+    rng = random.Random(0)
+    for _ in range(200):
+        text = VOICES._definitions([DOGS, OWLS], rng)
+        assert all(text.lower().count(subject) == 1 for subject in ("dogs", "owls"))
+        assert sum(text.lower().count(name.lower()) >= 2 for name in names) >= 2, text
+
+
+def test_the_name_of_a_class_is_no_label():
+    words = {word for side in LABELS.values() for word in side}
+    assert [name for series in VOICES.lexicon["class_names"] for name in series if name.lower() in words] == []
+
+
 def test_sentences_about_everything_never_hold_a_not():
     rng = random.Random(0)
     for forbidden in (True, False):

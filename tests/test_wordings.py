@@ -14,7 +14,7 @@ from training.nano.exam import Wording, read_wordings
 from training.policyflip import wordings
 from training.policyflip.concepts import FOLDER, Name
 from training.policyflip.voices import Voices
-from training.policyflip.wordings import Bank, fill, join, misspell
+from training.policyflip.wordings import Bank, fill, join, misspell, respell
 
 BANK = Bank.read()
 HELDOUT_FILE = FOLDER / "wordings_heldout.yaml"
@@ -74,6 +74,12 @@ def test_a_kind_has_enough_phrases_and_none_twice(kind):
 @pytest.mark.parametrize("kind", SLOTS)
 def test_every_phrase_of_a_kind_speaks_of_the_same_concepts(kind):
     assert [phrase for phrase in BANK.phrases[kind] if slots(phrase) != set(SLOTS[kind][0])] == []
+
+
+def test_all_files_of_a_bank_are_read_in_the_order_of_their_names(tmp_path):
+    (tmp_path / "b.yaml").write_text("forbid: [\"No {x}.\"]\nonly: [\"Just {x}.\"]", encoding="utf-8")
+    (tmp_path / "a.yaml").write_text("forbid: [\"Never {x}.\"]", encoding="utf-8")
+    assert Bank.read(tmp_path).phrases == {"forbid": ("Never {x}.", "No {x}."), "only": ("Just {x}.",)}
 
 
 def test_no_phrase_forbids_in_one_place_and_allows_in_another():
@@ -141,6 +147,21 @@ def test_slips_of_the_keyboard_are_rare_and_keep_everything_but_letters():
     assert slipped != text and len(slipped) == pytest.approx(len(text), rel=0.02)
     assert re.sub("[A-Za-z]", "", slipped) == re.sub("[A-Za-z]", "", text)
     assert misspell(text, rng, 0.0) == text
+
+
+def test_who_spells_by_ear_changes_words_and_neither_their_number_nor_what_stands_between():
+    text, rng = "Forbidden: photos of weapons (any kind)\n- Permitted: 3 flowers, birthday cakes.", random.Random(0)
+    written = [respell(text, rng, 0.8) for _ in range(200)]
+    assert len(set(written)) > 190
+    assert all(re.sub("[A-Za-z0-9]+", "", one) == re.sub("[A-Za-z0-9]+", "", text) for one in written)
+    assert all(one.startswith("F") or one.startswith("f") for one in written)
+    assert respell(text, rng, 0.0) == text
+
+
+def test_each_habit_of_spelling_comes():
+    written = " ".join(respell("forbidden", random.Random(seed), 1.0) for seed in range(300)).split()
+    assert {"forbiden", "frbddn", "f0rb1dd3n"} <= set(written)
+    assert any("ooo" in word or "rrr" in word for word in written)
 
 
 # The held-out wordings.

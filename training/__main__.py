@@ -21,13 +21,15 @@ def nano(
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for checkpoints and log; run again to go on.")] =
         Path("runs/nano"),
     recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Recipe in YAML.")] = None,
+    start: Annotated[Path | None, typer.Option(exists=True, file_okay=False,
+                                               help="Bundle to train further; SmolLM2 without it.")] = None,
 ) -> None:
     """Train the embedded model on labelled photos.
 
     Example: python -m training nano ../shared/data/photos --out runs/nano
     """
     from training.nano.train import RECIPE, Recipe, train
-    train(photos, out, Recipe.read(recipe or RECIPE))
+    train(photos, out, Recipe.read(recipe or RECIPE), start)
 
 
 @app.command()

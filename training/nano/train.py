@@ -21,9 +21,10 @@ import yaml
 from torch import nn
 
 from safeguard_sdk.engine.tags import Encode, TagTable, image_tokens
-from training.assets import fetch_smollm2, fetch_wordnet
+from training.assets import fetch_wordnet
 from training.nano.exam import Question, build_exam, metrics
-from training.nano.reader import STYLE, Reader, collate, load_base, with_adapters
+from training.nano.reader import STYLE, Reader, collate
+from training.nano.start import open_start, start_from
 from training.nano.tags import plan_tags, tag_photos, train_taggers
 from training.nano.vision import photo_features
 from training.photos import Photo, read_photos
@@ -77,17 +78,21 @@ class Sight:
         return [row for row, photo in enumerate(self.photos) if photo.split == split]
 
 
-def train(photos: Path, out: Path, recipe: Recipe) -> None:
+def train(photos: Path, out: Path, recipe: Recipe, start: Path | None = None) -> None:
     """Write `out/reader.pt` (adapters, probability embeddings, verdict head) and `out/tagger.pt`, and log to
-    `out/log.jsonl`."""
+    `out/log.jsonl`.
+
+    start  a bundle whose reader is trained further; None: SmolLM2
+    """
     torch.set_flush_denormal(True)  # denormals in softmax cost a factor of 50
     out.mkdir(parents=True, exist_ok=True)
+    if start is not None:
+        start_from(start, out)
     concepts = Concepts.read(WordNet.read(fetch_wordnet(out.parent / "assets")))
     heldout = Heldout.read(concepts)
     sight = see(photos, out, concepts, heldout, recipe)
     torch.manual_seed(recipe.seed)
-    tokenizer, model, verdict_rows = load_base(fetch_smollm2(out.parent / "assets"), recipe.layers)
-    reader = Reader(with_adapters(model, recipe.rank), verdict_rows)
+    tokenizer, reader, _ = open_start(out, out.parent / "assets", recipe.layers, recipe.rank)
     encode = cache(lambda text: tokenizer.encode(text, add_special_tokens=False))
     worlds = [photo_world(sight, "train", concepts, heldout), word_world(sight, concepts, heldout)]
     bank = Bank.read()

@@ -14,14 +14,14 @@ from safeguard_sdk.policy import Rule
 from training.policyflip.concepts import Concept, Name, Shown
 from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
 from training.policyflip.voices import Entry, Voices, layout
-from training.policyflip.wordings import Bank, join, misspell
+from training.policyflip.wordings import Bank, join, misspell, respell
 
 World = PhotoWorld | WordWorld
 Decide = Callable[[Shown], bool | None]  # True: the policy is broken; None: nobody can know
 
 EASY = ("easy_pair", "easy_single")
 FULL = {"pair": 5, "single": 7, "exception": 6, "several": 3, "rule": 6, "blanket": 2}  # share of each family
-COMPOSED = 0.55  # share of policies composed by voices.py; the others are phrases of the bank
+COMPOSED = 0.45  # share of policies composed by voices.py; the others are phrases of the bank
 LONGEST = 1400  # characters of a policy in training
 
 
@@ -346,7 +346,10 @@ class PolicyFlip:
         text = rng.choice(["\n", "\n\n", " "]).join(parts) if "\n" not in body else "\n\n".join(parts)
         case = rng.random()
         text = text.lower() if case < 0.08 else text.upper() if case < 0.11 else text
-        return misspell(text, rng, 0.02) if rng.random() < 0.08 else text
+        slips = rng.random()
+        if slips < 0.08:
+            return respell(text, rng, rng.uniform(0.2, 0.7))
+        return misspell(text, rng, rng.uniform(0.01, 0.05)) if slips < 0.16 else text
 
     def _pack(self, text: str, scenes: tuple[Scene, ...], decide: Decide, family: str) -> Pack:
         judged = [(scene, decide(scene.shown)) for scene in scenes]

@@ -1,7 +1,7 @@
 """Policies composed from words and frames: each subject gets the word, action or answer of its side.
 
 The bank (wordings.py) holds whole phrases; here a voice is drawn, such as lines with one of a hundred pairs of labels,
-or questions with answers, and says of every subject in turn whether it is allowed. Both sides and both orders come
+or questions with answers, or classes that are defined first, and says of every subject in turn whether it is allowed. Both sides and both orders come
 equally often, and word and frame meet anew each time: what decides the verdict can only be read.
 """
 
@@ -17,7 +17,7 @@ import yaml
 from training.policyflip.concepts import FOLDER
 from training.policyflip.wordings import Bank, fill
 
-_SLOT = re.compile(r"\{([sSwWqa]|act|Act)\}")
+_SLOT = re.compile(r"\{([sSwWnNqa]|act|Act)\}")
 # A ban on "all pictures" inside a sentence with one of these words may mean a ban on the whole set or on any of it.
 _SCOPE = re.compile(r"\b(no|not|never|none|nothing|nobody|any|all|every|only|single|one)\b|n't", re.IGNORECASE)
 
@@ -42,8 +42,8 @@ class Voices:
 
     def say(self, entries: list[Entry], rng: random.Random) -> str:
         """The entries in their order, all in one voice."""
-        voice = rng.choices((self.labels, self._actions, self._answers, self._sentences), (5, 2, 3, 3))[0]
-        return voice(entries, rng)
+        voices = (self.labels, self._actions, self._answers, self._sentences, self._definitions)
+        return rng.choices(voices, (5, 2, 3, 3, 2))[0](entries, rng)
 
     def subject(self, kind: str, rng: random.Random, x: str = "", z: str = "") -> str:
         """A subject that is no concept: everything_else, everything_but (x), others_of (x, besides z), …"""
@@ -98,6 +98,19 @@ class Voices:
 
     def _sentences(self, entries: list[Entry], rng: random.Random) -> str:
         return _join([fill(self._template(entry, rng), {"x": entry.subject}) for entry in entries], rng)
+
+    def _definitions(self, entries: list[Entry], rng: random.Random) -> str:
+        """What belongs to class A, to class B, …; then what holds for each class, in an order of its own."""
+        names = rng.choice(self.lexicon["class_names"])
+        first = rng.randrange(len(names) - len(entries) + 1)
+        called = [names[first + place] for place in range(len(entries))]
+        frame = rng.choice(self.lexicon["definition_frames"])
+        defined = [_put(frame, s=entry.subject, n=name) for entry, name in zip(entries, called, strict=True)]
+        judged = [Entry(name, entry.forbidden) for entry, name in zip(entries, called, strict=True)]
+        voice = rng.choice((self.labels, self.labels, self._actions, self._sentences))
+        verdicts = voice(rng.sample(judged, len(judged)), rng)
+        parts = (verdicts, layout(defined, rng)) if rng.random() < 0.25 else (layout(defined, rng), verdicts)
+        return rng.choice(("\n", "\n\n", " ") if "\n" not in "".join(parts) else ("\n", "\n\n")).join(parts)
 
     def _template(self, entry: Entry, rng: random.Random) -> str:
         while True:

@@ -18,15 +18,29 @@ _SLOT = re.compile(r"\{([xXyYzZan])\}")
 _CLASH = re.compile(r"\b(no|any|all|every|only|pictures?|photos?|images?|anything|nothing)\b", re.IGNORECASE)
 _PLAIN = re.compile(r"[\"'=|_`{}\[\]]")  # code and tables take bare nouns
 
+_WORD = re.compile(r"[A-Za-z]{4,}")
+_DIGITS = {"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"}
+_CONFUSIONS = (  # what is written, and what is written for it
+    (r"([bcdfglmnprstz])\1", r"\1"), (r"([aeou])([dlmnprt])(?=[aeiouy])", r"\1\2\2"), ("ph", "f"), ("ck", "k"),
+    ("c(?=[aou])", "k"), ("c(?=[eiy])", "s"), ("x", "ks"), ("qu", "kw"), ("ei", "ie"), ("ie", "ei"), ("ou", "u"),
+    ("ow", "ou"), ("ee", "ea"), ("ea", "ee"), ("ai", "ay"), ("tion", "shun"), ("able$", "ible"), ("ible$", "able"),
+    ("ed$", "d"), ("ed$", "t"), ("er$", "a"), ("ing$", "in"), ("y$", "ie"), ("y$", "ey"), ("s$", "z"), ("th", "d"),
+    ("wh", "w"), ("igh", "y"), ("ght", "t"), ("kn", "n"), ("gh", ""), ("ence", "ance"), ("ance", "ence"), ("al$", "el"),
+    ("el$", "al"), ("le$", "el"), ("e$", ""), ("o", "u"), ("u", "o"), ("i", "e"), ("e", "i"), ("a", "e"), ("h", ""))
+
 
 @dataclass(frozen=True)
 class Bank:
     phrases: dict[str, tuple[str, ...]]  # kind of phrase → phrases
 
     @classmethod
-    def read(cls, path: Path = FOLDER / "wordings_train.yaml") -> Bank:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return cls({kind: tuple(phrases) for kind, phrases in document.items()})
+    def read(cls, folder: Path = FOLDER / "bank") -> Bank:
+        """The phrases of all files of a folder, in the order of the files' names."""
+        phrases: dict[str, tuple[str, ...]] = {}
+        for path in sorted(folder.glob("*.yaml")):
+            for kind, some in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+                phrases[kind] = phrases.get(kind, ()) + tuple(some)
+        return cls(phrases)
 
     def phrase(self, kind: str, rng: random.Random, **slots: list[Name]) -> str:
         """A phrase of a kind with its slots filled; each slot is a list of names, joined as people do."""
@@ -63,6 +77,32 @@ def join(nouns: list[str], rng: random.Random) -> str:
         return nouns[0]
     last = rng.choice([" and ", " or ", ", ", " and also ", " & "])
     return ", ".join(nouns[:-1]) + last + nouns[-1]
+
+
+def respell(text: str, rng: random.Random, share: float) -> str:
+    """`share` of the longer words as people write who spell by ear, in haste or for fun; one habit for the text."""
+    habit = rng.choice((_by_ear, _by_ear, _by_ear, _without_vowels, _in_digits, _stretched))
+    return _WORD.sub(lambda word: habit(word[0], rng) if rng.random() < share else word[0], text)
+
+
+def _by_ear(word: str, rng: random.Random) -> str:
+    """Up to three of the usual confusions of spelling."""
+    for pattern, written in rng.sample(_CONFUSIONS, len(_CONFUSIONS))[:rng.randrange(8, 24)]:
+        word = re.sub(pattern, written, word, count=1, flags=re.IGNORECASE)
+    return word
+
+
+def _without_vowels(word: str, rng: random.Random) -> str:
+    return word[0] + re.sub("[aeiou]", lambda vowel: "" if rng.random() < 0.7 else vowel[0], word[1:])
+
+
+def _in_digits(word: str, rng: random.Random) -> str:
+    return "".join(_DIGITS.get(letter, letter) if rng.random() < 0.6 else letter for letter in word)
+
+
+def _stretched(word: str, rng: random.Random) -> str:
+    place = rng.randrange(1, len(word))
+    return word[:place] + word[place] * rng.randrange(1, 4) + word[place:]
 
 
 def misspell(text: str, rng: random.Random, rate: float) -> str:

@@ -154,7 +154,7 @@ def test_who_spells_by_ear_changes_words_and_neither_their_number_nor_what_stand
     written = [respell(text, rng, 0.8) for _ in range(200)]
     assert len(set(written)) > 190
     assert all(re.sub("[A-Za-z0-9]+", "", one) == re.sub("[A-Za-z0-9]+", "", text) for one in written)
-    assert all(one.startswith("F") or one.startswith("f") for one in written)
+    assert all(one[0] == "F" for one in written)
     assert respell(text, rng, 0.0) == text
 
 

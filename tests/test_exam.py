@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import tiny_world
 
+from training.nano import exam as exam_module
 from training.nano.exam import (
     KNOWN,
     Question,
     build_exam,
     calibration_error,
+    concept_exam,
     metrics,
     read_wordings,
     wording_auroc,
@@ -123,6 +125,20 @@ def test_the_exam_is_the_same_for_the_same_seed():
 
 
 # Marks.
+
+def test_a_concept_alone_is_forbidden_in_a_known_wording_and_the_only_one_allowed_in_a_held_out_one(monkeypatch):
+    monkeypatch.setattr(exam_module, "BEYOND_IMAGENET", ("weapon", "blade"))
+    world = tiny_world.photo_world()
+    asked = concept_exam(world, questions=2, seed=0)
+    assert list(asked) == ["weapon", "blade"]
+    for name, questions in asked.items():
+        concept = world.concepts.groups[name]
+        shown = [world.concepts.truth(concept, question.scene.shown) for question in questions]
+        assert shown == [True] * 4 + [False] * 4
+        assert [question.wording == KNOWN for question in questions] == [True, False] * 4
+        assert [question.broken for question in questions] == [True, False] * 2 + [False, True] * 2
+        assert all(concept.names[0].singular in question.text.lower() for question in questions)
+
 
 def test_an_answerer_that_is_always_right_gets_full_marks(exam):
     marks = metrics(exam, logits_of(exam, sure=20.0))

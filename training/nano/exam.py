@@ -7,7 +7,8 @@ A question is a policy, a photo and the right verdict. Parts of the exam:
     only         only X is allowed
     blanket      everything is allowed
 Each part is written once in wordings of training and once in held-out ones (wordings_heldout.yaml). A flip is a pair of
-questions over one photo whose policies are opposite.
+questions over one photo whose policies are opposite. Apart from these parts, each concept that ImageNet lacks is asked
+for alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from training.policyflip.scenes import PhotoWorld, Scene
 from training.policyflip.wordings import Bank, fill
 
 KNOWN = "known"  # name of the wordings of training
+BEYOND_IMAGENET = ("gun", "knife", "smoking", "smoke", "dangerous_fire", "controlled_fire", "face", "person", "alcohol",
+                   "medicine", "money", "drawing")  # groups of concepts.yaml
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,24 @@ def build_exam(world: PhotoWorld, concepts: Concepts, heldout: Heldout, question
         _fill(exam, questions, lambda w=write: _exceptions(world, w, len(exam), rng))
         _fill(exam, questions, lambda w=write: _only(world, w, rng))
         _fill(exam, questions // 3, lambda w=write: _blanket(world, w, rng))
+    return exam
+
+
+def concept_exam(world: PhotoWorld, questions: int, seed: int) -> dict[str, list[Question]]:
+    """For each concept that ImageNet lacks: up to `questions` photos that show it and as many that surely do not, each
+    under "no X" in a wording of training and under "only X" in a held-out one."""
+    rng = random.Random(seed)
+    known, heldout = _known_writer(Bank.read(), rng), _heldout_writer(read_wordings(), rng)
+    exam: dict[str, list[Question]] = {}
+    for name in BEYOND_IMAGENET:
+        concept = world.concepts.groups[name]
+        exam[name] = []
+        for shown in (True, False):
+            scenes = [scene for scene in world.scenes if world.concepts.truth(concept, scene.shown) is shown]
+            for scene in rng.sample(scenes, min(questions, len(scenes))):
+                for kind, forbidden, write in (("forbid", True, known), ("only", False, heldout)):
+                    wording, text = write(kind, x=concept)
+                    exam[name].append(Question("concept", wording, text, scene, shown == forbidden, -1))
     return exam
 
 

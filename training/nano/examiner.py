@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import Engine, ImageEmbedding, open_engine
 from safeguard_sdk.image import decode_image, to_pixel_values
 from training.assets import fetch_wordnet
-from training.nano.exam import Question, build_exam, metrics, wording_auroc
+from training.nano.exam import KNOWN, Question, build_exam, concept_exam, metrics, wording_auroc
 from training.nano.vision import GEOMETRY
 from training.photos import Photo, read_photos
 from training.policyflip.concepts import Concepts, Heldout
@@ -23,6 +24,7 @@ from training.policyflip.scenes import PhotoWorld
 from training.wordnet import WordNet
 
 QUESTIONS = 300  # of each part and kind of wording
+CONCEPT_QUESTIONS = 50  # photos with a concept, and without
 KINDS = ("known", "heldout", "fresh")  # wordings
 ROWS = (("flips both right", "both_right"), ("AUROC", "auroc"), ("balanced accuracy", "balanced"))
 
@@ -40,15 +42,20 @@ class Examiner:
         return [photo for photo in self.photos if photo.split == name]
 
     def exam(self, split: str, questions: int, seed: int) -> list[Question]:
-        shown = [self.concepts.shown_in(photo) for photo in self.split(split)]
-        world = PhotoWorld(self.concepts, self.heldout, shown, lambda row, rng: ())
-        return build_exam(world, self.concepts, self.heldout, questions, seed)
+        return build_exam(self._world(split), self.concepts, self.heldout, questions, seed)
+
+    def concept_exam(self, split: str, questions: int, seed: int) -> dict[str, list[Question]]:
+        return concept_exam(self._world(split), questions, seed)
 
     def feeds(self, split: str, exam: list[Question]) -> tuple[list[str], list[np.ndarray]]:
         """The policy text and the pixel values of each question; equal photos are one array."""
         photos = self.split(split)
         return ([question.text for question in exam],
                 [self._pixel_values(photos[question.scene.photo]) for question in exam])
+
+    def _world(self, split: str) -> PhotoWorld:
+        shown = [self.concepts.shown_in(photo) for photo in self.split(split)]
+        return PhotoWorld(self.concepts, self.heldout, shown, lambda row, rng: ())
 
     def _pixel_values(self, photo: Photo) -> np.ndarray:
         if photo.sha256 not in self._pixels:
@@ -91,8 +98,23 @@ def examine(photos: Path, assets: Path, bundle: Path) -> str:
     worst = sorted(wording_auroc(exam, logits).items(), key=lambda item: item[1])
     lines = [f"{len(exam)} questions over {len({q.scene.photo for q in exam})} photos.", "", _table(marks), "",
              f"ECE of {engine.bundle.name}: {marks[engine.bundle.name]['ece']:.3f}.", "",
-             "| held-out wording | AUROC |", "| --- | --- |", *(f"| {name} | {value:.3f} |" for name, value in worst)]
+             "| held-out wording | AUROC |", "| --- | --- |", *(f"| {name} | {value:.3f} |" for name, value in worst),
+             "", *_concept_table(examiner, engine)]
     return "\n".join(lines)
+
+
+def _concept_table(examiner: Examiner, engine: Engine) -> list[str]:
+    """AUROC of each concept that ImageNet lacks."""
+    lines = ["| concept | photos with it | without | no X, known wordings | only X, held-out wordings |",
+             "| --- | --- | --- | --- | --- |"]
+    for name, exam in examiner.concept_exam("test", CONCEPT_QUESTIONS, seed=3).items():
+        logits, _ = answer(engine, *examiner.feeds("test", exam))
+        known = np.array([question.wording == KNOWN for question in exam])
+        broken = np.array([question.broken for question in exam])
+        aurocs = [roc_auc_score(broken[some], logits[some]) for some in (known, ~known)]
+        lines.append(f"| {name.replace('_', ' ')} | {(broken & known).sum()} | {(~broken & known).sum()} | "
+                     + " | ".join(f"{auroc:.3f}" for auroc in aurocs) + " |")
+    return lines
 
 
 def _table(marks: dict[str, dict[str, float]]) -> str:

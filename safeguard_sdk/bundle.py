@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safeguard_sdk.calibration import AnyCalibration, read_calibration, text_sha256
 from safeguard_sdk.errors import BundleError
 from safeguard_sdk.image import SquareGeometry
 from safeguard_sdk.prompt import PROMPTS, PromptStyle
@@ -28,18 +28,6 @@ ARCHITECTURES = ("tags",)  # how a picture reaches the language model; see engin
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Platt scaling, fitted on photos that training has not seen: score = 1 / (1 + exp(-(scale · logit + shift)))."""
-
-    scale: float  # > 0: a scale below would turn every verdict round
-    shift: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and math.isfinite(self.shift) and self.scale > 0):
-            raise ValueError(f"calibration: scale {self.scale} and shift {self.shift} must be finite and scale above 0")
-
-
-@dataclass(frozen=True)
 class Bundle:
     """An opened bundle; `manifest` holds what models, data and measurements it came from."""
 
@@ -49,10 +37,11 @@ class Bundle:
     architecture: str
     style: PromptStyle
     geometry: SquareGeometry
-    calibration: Calibration
+    calibration: AnyCalibration  # of all rules but those below
     max_policy_tokens: int
     manifest: dict
     sha256: str  # of the manifest, which holds the hashes of all other files
+    rule_calibrations: dict[str, AnyCalibration] = field(default_factory=dict)  # by text_sha256 of what a model reads
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -72,7 +61,7 @@ class Bundle:
                 _verify(path, file["file"], file["sha256"])
             _refuse_strays(path, {file["file"] for file in manifest["files"]})
             bundle = cls._from_manifest(path, manifest, hashlib.sha256(data).hexdigest())
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{path / MANIFEST}: {type(error).__name__} {error}; "
                               "the manifest is incomplete, export the bundle again") from error
         return bundle
@@ -81,6 +70,16 @@ class Bundle:
     def embedded(cls) -> Bundle:
         """The bundle inside the package: nano."""
         return cls.open(EMBEDDED)
+
+    def calibration_of(self, text: str) -> AnyCalibration:
+        """That of the rule with this canonical text, or else the one of all rules."""
+        return self.rule_calibrations.get(text_sha256(text), self.calibration)
+
+    def unsafe_at_of(self, text: str) -> float | None:
+        """The threshold that calibration recommends for the rule with this canonical text; None if it chose none. A
+        recommendation: verdicts follow the thresholds of the policy."""
+        entry = self.manifest["calibration"]
+        return entry.get("rules", {}).get(text_sha256(text), entry).get("unsafe_at")
 
     def read_tokenizer(self) -> Tokenizer:
         """The tokenizer, which reads "<|im_end|>" in a policy as these letters and not as a special token."""
@@ -104,14 +103,19 @@ class Bundle:
             raise BundleError(f"{path / MANIFEST}: made for prompt {prompt['style']!r} version {prompt['version']!r}, "
                               "which this version of safeguard does not write; export the bundle again")
         processor, most = manifest["processor"], manifest["max_policy_tokens"]
+        calibration = manifest["calibration"]
+        rules = calibration.get("rules", {})
+        for entry in (calibration, *rules.values()):
+            if not 0 <= entry.get("unsafe_at", 0) <= 1:
+                raise ValueError(f"calibration: unsafe_at is {entry['unsafe_at']!r}, must be a number in [0, 1]")
         if not isinstance(most, int) or most < 1:
             raise ValueError(f"max_policy_tokens is {most!r}, must be a whole number above 0")
         return cls(
             path=path, name=manifest["name"], version=manifest["version"], architecture=architecture, style=style,
             geometry=SquareGeometry(side=processor["side"], mean=tuple(processor["mean"]), std=tuple(processor["std"]),
                               resample=processor["resample"]),
-            calibration=Calibration(manifest["calibration"]["scale"], manifest["calibration"]["shift"]),
-            max_policy_tokens=most, manifest=manifest, sha256=sha256,
+            calibration=read_calibration(calibration), max_policy_tokens=most, manifest=manifest, sha256=sha256,
+            rule_calibrations={text: read_calibration(entry) for text, entry in rules.items()},
         )
 
 

@@ -104,8 +104,10 @@ def policy_check(
                    f"read by {opened.name} {opened.version}\nsha256 {policy.sha256}")
         for rule in policy.rules:
             review = f"review from {rule.review_at:g}, " if rule.review_at < rule.unsafe_at else ""
+            recommended = opened.unsafe_at_of(rule.canonical_text)
+            advice = "" if recommended is None else f" ({opened.name} recommends {recommended:.4g})"
             typer.secho(f"\n{rule.id}: {count_tokens(rule.canonical_text)} of {most} tokens, "
-                        f"{review}unsafe from {rule.unsafe_at:g}", bold=True)
+                        f"{review}unsafe from {rule.unsafe_at:g}{advice}", bold=True)
             typer.echo(textwrap.indent(opened.style.prefix(rule.canonical_text), "    "))
         findings = review_policy(policy, count_tokens, most)
         typer.echo(f"\n{_count(len(findings), 'warning')}")

@@ -37,6 +37,7 @@ class Guard:
             bundle = Bundle.embedded() if bundle is None else Bundle.open(bundle)
         self.policy, self.bundle = policy, bundle
         self.engine: Engine = open_engine(bundle, provider, threads)
+        self._calibrations = {rule.id: bundle.calibration_of(rule.canonical_text) for rule in policy.rules}
         self._prefixes = {rule.id: self._read(rule) for rule in policy.rules}
 
     def check(self, image: ImageSource) -> Verdict:
@@ -76,7 +77,7 @@ class Guard:
         logits = {rule.id: self.engine.score(self._prefixes[rule.id], embeddings) for rule in self.policy.rules}
         verdicts = []
         for row, embedding in enumerate(embeddings):
-            scores = {rule: calibrated_score(rows[row], self.bundle.calibration) for rule, rows in logits.items()}
+            scores = {rule: calibrated_score(rows[row], self._calibrations[rule]) for rule, rows in logits.items()}
             label, score, rule = decide(scores, self.policy)
             verdicts.append(Verdict(label, score, rule, scores, self.policy.sha256, self.bundle.sha256,
                                     self.bundle.style.sha256, _rationale(embedding) if explain else None))

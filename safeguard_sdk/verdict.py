@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from safeguard_sdk import _fast
-from safeguard_sdk.bundle import Calibration
+from safeguard_sdk.calibration import AnyCalibration
 from safeguard_sdk.errors import VerdictError
 from safeguard_sdk.policy import Policy, Rule
 
@@ -51,14 +51,13 @@ def verdict_log_probabilities(logits: np.ndarray, safe: int, unsafe: int) -> np.
     return log_probabilities
 
 
-def calibrated_score(logits: np.ndarray, calibration: Calibration) -> float:
+def calibrated_score(logits: np.ndarray, calibration: AnyCalibration) -> float:
     """(2,) logits of safe and unsafe → score in [0, 1]. Raises VerdictError if they are not finite."""
     safe, unsafe = (float(logit) for logit in logits)
-    logit = calibration.scale * (unsafe - safe) + calibration.shift
-    if not math.isfinite(logit):
+    if not math.isfinite(unsafe - safe):
         raise VerdictError(f"the model gave the logits safe={safe}, unsafe={unsafe}, which are no score; "
                            "the bundle or its runtime is broken, run `safeguard info`")
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+    return calibration.score(unsafe - safe)
 
 
 def label_of(score: float, rule: Rule) -> str:

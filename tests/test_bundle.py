@@ -9,7 +9,8 @@ import pytest
 from tiny_bundle import FILES, manifest_of, write_bundle, write_manifest
 
 from safeguard_sdk import Bundle, BundleError
-from safeguard_sdk.bundle import EMBEDDED, Calibration
+from safeguard_sdk.bundle import EMBEDDED
+from safeguard_sdk.calibration import Calibration
 from safeguard_sdk.prompt import PROMPTS
 
 

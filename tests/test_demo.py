@@ -11,7 +11,7 @@ import pytest
 from demo.__main__ import HERE, POLICIES, SAMPLES, locate
 from demo.report import Judged, write_report
 from safeguard_sdk import Bundle, Policy, Verdict
-from safeguard_sdk.bundle import Calibration
+from safeguard_sdk.calibration import Calibration
 from safeguard_sdk.image import SquareGeometry
 from safeguard_sdk.prompt import PROMPTS
 

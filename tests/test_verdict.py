@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safeguard_sdk import Policy, Verdict, VerdictError
-from safeguard_sdk.bundle import Calibration
+from safeguard_sdk.calibration import Calibration
 from safeguard_sdk.policy import Rule
 from safeguard_sdk.verdict import calibrated_score, decide, label_of
 

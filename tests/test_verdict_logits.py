@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from safeguard_sdk import VerdictError, _fast
-from safeguard_sdk.bundle import Calibration
+from safeguard_sdk.calibration import Calibration
 from safeguard_sdk.verdict import calibrated_score, verdict_log_probabilities
 
 ANY_SPEED = settings(deadline=None)

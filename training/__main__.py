@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from safeguard_sdk.errors import SafeguardError
+
+Split = Literal["train", "validation", "test", "all"]
+Method = Literal["platt", "temperature", "isotonic", "keep"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -46,4 +54,73 @@ def exam(
     typer.echo(examine(photos, assets, bundle))
 
 
-app()
+@app.command()
+def recaption(
+    photos: Annotated[Path, typer.Argument(exists=True, help="Folder of photos, or a JSONL file of captions.")],
+    rewriter: Annotated[str, typer.Option(metavar="MODEL[@URL]", help="Puts the unsafe details back.")],
+    captioner: Annotated[str | None, typer.Option(metavar="MODEL[@URL]", help="Writes the neutral captions; not for "
+                                                  "a JSONL file.")] = None,
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the captions; run again to go on.")] =
+        Path("runs/recaption"),
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions under way at once, for a model at a URL.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the answers that are drawn.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for the rows that failed.")] = False,
+) -> None:
+    """Caption photos, and put back the unsafe details that a careful captioner leaves out.
+
+    A model is a folder or name for transformers, or NAME@URL of an OpenAI-compatible endpoint.
+    Exit status: 0 every photo has an answer, 1 some rows failed, 2 it could not go on.
+    Example: python -m training recaption photos --captioner qwen@http://127.0.0.1:8000/v1 --rewriter models/gemma
+    """
+    with _readable_errors():
+        from training.recaption.pipeline import recaption as run
+        counts = run(photos, captioner, rewriter, out, concurrency=concurrency, seed=seed, retry_failed=retry_failed)
+        typer.echo(json.dumps(counts))
+        raise typer.Exit(1 if counts["failed"] else 0)
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The bundle; its manifest is changed.")],
+    rows: Annotated[Path, typer.Argument(exists=True, help="CSV or Parquet of path, policy, label and perhaps rule; "
+                                         "or a folder of photos with an index.csv, for --policy.")],
+    policy: Annotated[list[str] | None, typer.Option(metavar="FILE", help="A policy to judge the photos of a folder "
+                                                     "by; may be given several times.")] = None,
+    split: Annotated[Split, typer.Option(help="Which photos of a folder.")] = "validation",
+    method: Annotated[Method, typer.Option(help="How logits become scores; keep chooses thresholds only.")] = "platt",
+    per_rule: Annotated[bool, typer.Option("--per-rule", help="One for each rule with enough rows; that of all rules "
+                                           "stays.")] = False,
+    max_fpr: Annotated[float | None, typer.Option(help="Wished: of safe images, at most this share unsafe.")] = None,
+    min_precision: Annotated[float | None, typer.Option(help="Wished: of those called unsafe, at least this share "
+                                                        "is.")] = None,
+    min_recall: Annotated[float | None, typer.Option(help="Wished: of unsafe images, this share found.")] = None,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Reliability plot, .png or .svg.")] = None,
+    policies_out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for the policies with the "
+                                                      "thresholds.")] = None,
+    assets: Annotated[Path, typer.Option(file_okay=False, help="Folder for word lists.")] = Path("runs/assets"),
+) -> None:
+    """Make a bundle's scores probabilities on held-out rows, and find thresholds for a wish.
+
+    Exit status: 0 the bundle is calibrated, 2 it is as it was.
+    Example: python -m training calibrate runs/bundle rows.csv --max-fpr 0.01 --plot reliability.svg
+    """
+    with _readable_errors():
+        from training.calibration.calibrate import calibrate as run
+        from training.calibration.thresholds import Wish
+        entry = run(bundle, rows, policies=policy or (), split=split, assets=assets, method=method, per_rule=per_rule,
+                    wish=Wish(max_fpr, min_precision, min_recall), plot=plot, policies_out=policies_out)
+        typer.echo(json.dumps(entry, indent=1))
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Known errors become one line and exit status 2; any other keeps its traceback."""
+    try:
+        yield
+    except SafeguardError as error:
+        typer.secho(f"error: {' '.join(str(error).splitlines())}", fg="red", err=True)
+        raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    app()

@@ -83,6 +83,13 @@ def answer(engine: Engine, texts: list[str], pixel_values: list[np.ndarray]) -> 
     return logits, embeddings
 
 
+def calibrated_logits(bundle: Bundle, texts: list[str], logits: np.ndarray) -> np.ndarray:
+    """(n,) logits as the graphs give them → (n,) log-odds of the scores that the bundle makes of them."""
+    scores = np.array([bundle.calibration_of(text).score(logit) for text, logit in zip(texts, logits, strict=True)])
+    scores = np.clip(scores, 1e-12, 1 - 1e-12)  # isotonic scores may be 0 or 1
+    return np.log(scores / (1 - scores))
+
+
 def examine(photos: Path, assets: Path, bundle: Path) -> str:
     """The marks of a bundle on photos of the test split, beside the baselines, as Markdown tables."""
     from training.nano.baseline import zero_shot_logits  # sentence-transformers: export does without it
@@ -90,8 +97,7 @@ def examine(photos: Path, assets: Path, bundle: Path) -> str:
     exam = examiner.exam("test", QUESTIONS, seed=3)
     engine = open_engine(Bundle.open(bundle))
     logits, embeddings = answer(engine, *examiner.feeds("test", exam))
-    calibration = engine.bundle.calibration
-    systems = {engine.bundle.name: calibration.scale * logits + calibration.shift,
+    systems = {engine.bundle.name: calibrated_logits(engine.bundle, [question.text for question in exam], logits),
                "zero-shot, policy parsed by an oracle": zero_shot_logits(exam, [e.seen for e in embeddings]),
                "always unsafe": np.ones(len(exam))}
     marks = {name: metrics(exam, answers) for name, answers in systems.items()}

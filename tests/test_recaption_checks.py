@@ -1,0 +1,91 @@
+"""A rewrite of a caption may add and replace words; it may not drop what the caption says, or say it anew."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from training.errors import TrainingError
+from training.recaption.checks import MIN_KEPT, check_rewrite, load_tagger, read_words
+
+CAPTION = "A man holds an object in front of a red car. Two people stand nearby on the street."
+
+ALLOWED = {
+    "nothing at all": CAPTION,
+    "a detail added": "A man holds an object in front of a red car. Two injured people stand nearby on the street.",
+    "a mild word replaced by the plain one": CAPTION.replace("an object", "a handgun"),
+    "one word replaced by several": CAPTION.replace("an object", "a loaded black handgun"),
+    "the end of a sentence added": CAPTION.replace("street.", "street in a pool of blood."),
+    "a word in another form": CAPTION.replace("Two people stand", "Two people are standing"),
+    "a thing that moved": "A man in front of a red car holds an object. Two people stand nearby on the street.",
+}
+REJECTED = {
+    "a thing dropped": (CAPTION.replace(" in front of a red car", ""), "lost_nouns", "car"),
+    "people dropped": (CAPTION.replace("Two people stand nearby", "It stands nearby"), "lost_nouns", "people"),
+    "a thing replaced by no thing": (CAPTION.replace("an object", "menacingly"), "lost_nouns", "object"),
+    "a colour dropped": (CAPTION.replace("a red car", "a car"), "lost_words", "red"),
+    "a number dropped": (CAPTION.replace("Two people", "People"), "lost_words", "two"),
+    "an action dropped": (CAPTION.replace("holds an object", "with an object"), "lost_words", "holds"),
+    "a sentence added": (CAPTION + " The scene is violent.", "structure", "3"),
+    "a sentence merged": (CAPTION.replace("car. Two", "car while two"), "structure", "1"),
+    "a sentence dropped": ("A man holds an object in front of a red car.", "structure", "1"),
+    "an introduction": ("Here is the caption: " + CAPTION, "structure", ":"),
+    "an introduction on its own line": ("Sure.\n\n" + CAPTION, "structure", "lines"),
+    "formatting": (CAPTION.replace("an object", "a **handgun**"), "structure", "*"),
+    "quotation marks around it": (f'"{CAPTION}"', "structure", "quotation marks"),
+    "the same said in another order": ("In front of a red car, a man holds an object. Nearby on the street, two people "
+                                       "stand.", "structure", "kept in their order"),
+    "everything told anew": ("Violence erupts as a robber threatens bystanders with a pistol. The victims flee.",
+                             "lost_nouns", "car"),
+    "a refusal": ("I'm sorry, but I can't help with that. Please ask for something else.", "lost_nouns", "car"),
+    "more added than there was": (CAPTION.replace("street.", "street, " + "badly hurt and bleeding, " * 12 + "still."),
+                                  "structure", "words"),
+}
+
+
+@pytest.mark.parametrize("change", ALLOWED)
+def test_a_rewrite_may_have(change):
+    check = check_rewrite(CAPTION, ALLOWED[change])
+    assert check.kind is None, check.message
+    assert check.lost == () and check.kept >= MIN_KEPT
+
+
+@pytest.mark.parametrize("change", REJECTED)
+def test_a_rewrite_may_not_have(change):
+    rewrite, kind, says = REJECTED[change]
+    check = check_rewrite(CAPTION, rewrite)
+    assert check.kind == kind, check
+    assert says in check.message and "\n" not in check.message
+
+
+def test_what_was_added_and_lost_is_told():
+    check = check_rewrite(CAPTION, CAPTION.replace("an object", "a handgun").replace("a red car", "a car"))
+    assert (check.added, check.lost) == (("handgun",), ("red",))
+    assert check.kept == pytest.approx(16 / 18)  # of the words; "an" and "a" are one
+
+
+def test_the_adjectives_of_a_replaced_thing_may_go_with_it():
+    assert check_rewrite("A glass of red liquid stands there.", "A glass of blood stands there.").kind is None
+
+
+def test_a_thing_said_twice_may_not_become_one():
+    caption = "A dog sits beside a dog."
+    assert check_rewrite(caption, "A dog sits beside.").lost == ("dog",)
+
+
+def test_a_caption_of_a_few_words_may_grow():
+    rewrite = "A dead man with a stab wound lies on the floor in a wide pool of his own blood."
+    assert check_rewrite("A person lies on the floor.", rewrite).kind is None
+
+
+def test_a_word_is_a_noun_by_its_place_in_the_sentence():
+    tags = {(word.text, word.is_noun) for word in read_words("They fire at a fire.")}
+    assert {("fire", True), ("fire", False)} <= tags
+
+
+def test_a_missing_tagger_is_one_clear_line(monkeypatch):
+    load_tagger.cache_clear()
+    monkeypatch.setitem(sys.modules, "HanTa.HanoverTagger", None)
+    with pytest.raises(TrainingError, match=r"needs the package HanTa .* pip install 'safeguard\[train\]'"):
+        load_tagger()

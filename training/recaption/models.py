@@ -1,0 +1,90 @@
+"""A model that answers a question about a photo, wherever it runs.
+
+    open_model("Qwen/Qwen2.5-VL-7B-Instruct")                   in this process, by transformers
+    open_model("gemma-3-27b-it@http://127.0.0.1:8000/v1")       behind an OpenAI-compatible endpoint
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from training.recaption.prompts import Sampling
+
+MODEL_ERROR_KINDS = (
+    "rejected_request",  # the endpoint does not take this photo or prompt (another 4xx)
+    "overloaded",        # it kept saying that there are too many requests
+    "server_error",      # it kept failing (5xx)
+    "timeout",           # it did not answer in time, however often it was asked
+    "malformed",         # an answer that is not of the API's form, or no text
+    "empty",             # nothing but blanks
+    "truncated",         # the answer reached max_tokens, or the model's length
+    "filtered",          # a filter before or behind the model withheld the answer
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    image: Image.Image  # RGB, upright
+    prompt: str
+    sampling: Sampling
+    seed: int           # equal questions with equal seeds have equal answers, as far as the model allows
+
+
+class ModelError(Exception):
+    """One question that was not answered; the others may be. `kind` is one of MODEL_ERROR_KINDS."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        if kind not in MODEL_ERROR_KINDS:
+            raise ValueError(f"unknown kind of model error {kind!r}; known: {', '.join(MODEL_ERROR_KINDS)}")
+        super().__init__(message)
+        self.kind = kind
+
+
+class Model(Protocol):
+    name: str         # as in run.json; without the address
+    concurrency: int  # how many questions it is asked at once
+
+    def ask(self, question: Question) -> str:
+        """The answer, stripped and not empty.
+
+        raises  ModelError if this question has none, TrainingError if no question would have one
+        """
+
+    def close(self) -> None:
+        """Give up whatever is under way and free what it holds."""
+
+
+def open_model(spec: str, concurrency: int) -> Model:
+    """`NAME@URL` is a model of an OpenAI-compatible endpoint, anything else a folder or name for transformers.
+
+    concurrency  of an endpoint; a model in this process answers one question after the other
+    raises       TrainingError if the model cannot be had
+    """
+    if remote := re.fullmatch(r"(.+?)@(https?://.+)", spec):
+        from training.recaption.endpoint import Endpoint  # the client of the one takes a second to import,
+        return Endpoint(remote[1], remote[2], concurrency)
+    from training.recaption.local import LocalModel  # torch of the other several
+    return LocalModel(spec)
+
+
+def model_name(spec: str) -> str:
+    """The name without the address, which may change while a run goes on."""
+    remote = re.fullmatch(r"(.+?)@(https?://.+)", spec)
+    return remote[1] if remote else spec
+
+
+def checked_answer(text: object) -> str:
+    """A text as a model gave it → stripped. Raises ModelError if it is none, empty, or cannot be stored as UTF-8."""
+    if not isinstance(text, str):
+        raise ModelError(f"the answer is {type(text).__name__}, not text", "malformed")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(f"the answer is no valid Unicode ({error.reason})", "malformed") from error
+    if not text.strip():
+        raise ModelError("the answer is empty", "empty")
+    return text.strip()

@@ -1,0 +1,73 @@
+"""Rows in Parquet parts of a fixed number of rows, each renamed into place when it is complete: what a stop leaves is
+whole, and a run that goes on writes the parts that one without a stop would have written."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.errors import TrainingError
+
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one stage. Part k holds rows k · size to (k + 1) · size of the source."""
+
+    folder: Path
+    schema: pa.Schema
+    size: int
+
+    def open(self, run: dict) -> None:
+        """Make the folder, or go on in it if it holds the same run. Raises TrainingError naming what differs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / RUN
+        if not path.is_file():
+            if any(self.folder.glob("part-*.parquet")):
+                raise TrainingError(f"{self.folder}: has parts but no {RUN}, so nothing says which run they are of; "
+                                    "give another --out")
+            return _write_whole(path, json.dumps(run, indent=1).encode())
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TrainingError(f"{path}: is not JSON ({error}); delete {self.folder} to start anew") from error
+        differing = [key for key in run if found.get(key) != run[key]]
+        if differing:
+            raise TrainingError(f"{self.folder}: was begun with another {differing[0]} "
+                                f"({found.get(differing[0])!r:.80}, now {run[differing[0]]!r:.80}); give another "
+                                "--out, or delete that folder to start anew")
+
+    def read(self, number: int) -> list[dict] | None:
+        """The rows of a part; None if it is not written yet."""
+        path = self._path(number)
+        if not path.is_file():
+            return None
+        try:
+            return pq.read_table(path, schema=self.schema).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise TrainingError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}); delete it and run the "
+                                "command again, it writes this part anew") from error
+
+    def write(self, number: int, rows: list[dict]) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=self.schema), sink, compression="zstd")
+        _write_whole(self._path(number), sink.getvalue().to_pybytes())
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part-{number:05}.parquet"
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write beside, flush to the disk, then rename: at no time is there half a file under the name."""
+    beside = path.with_suffix(".partial")
+    with open(beside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

@@ -14,6 +14,7 @@ from safeguard_sdk.errors import (
     ImageError,
     PolicyError,
     SafeguardError,
+    ScanError,
     VerdictError,
 )
 from safeguard_sdk.guard import Guard
@@ -23,4 +24,4 @@ from safeguard_sdk.verdict import Verdict
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "BundleError", "Engine", "EngineError", "Guard", "ImageError", "Policy", "PolicyError", "Record",
-           "SafeguardError", "Verdict", "VerdictError"]
+           "SafeguardError", "ScanError", "Verdict", "VerdictError"]

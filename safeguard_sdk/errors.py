@@ -5,7 +5,8 @@
     ├── ImageError     an image that cannot be judged; `.kind` says why, in one stable word
     ├── BundleError    a bundle that is incomplete, altered or of another format
     ├── EngineError    a runtime that cannot run the bundle as asked
-    └── VerdictError   an answer or a score that cannot be read as a verdict
+    ├── VerdictError   an answer or a score that cannot be read as a verdict
+    └── ScanError      a scan that cannot begin or go on: its sources, its output folder, the disk
 """
 
 IMAGE_ERROR_KINDS = (
@@ -20,6 +21,8 @@ IMAGE_ERROR_KINDS = (
     "bad_shape",     # an array that is not (h, w, 3) uint8, or a side ratio beyond the limit
     "unsupported",   # a format or mode without a decoder here
     "timeout",       # decoding took longer than allowed; for those who decode in a process that they can end
+    "crashed",       # the decoder's process died of it, twice; likewise
+    "no_verdict",    # decoded, but the model gave no number for it; only in a scan, which goes on
 )
 
 
@@ -57,3 +60,7 @@ class EngineError(SafeguardError):
 
 class VerdictError(SafeguardError):
     """An answer or a score that is no verdict; never read as safe."""
+
+
+class ScanError(SafeguardError):
+    """A scan that cannot begin or go on. What it has written stays; the same command goes on from there."""

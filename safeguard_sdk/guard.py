@@ -14,7 +14,7 @@ from PIL import Image
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import Engine, ImageEmbedding, Prefix, open_engine
 from safeguard_sdk.errors import PolicyError
-from safeguard_sdk.image import decode_image, to_pixel_values
+from safeguard_sdk.image import SquareGeometry, decode_image, to_pixel_values
 from safeguard_sdk.policy import Policy, Rule
 from safeguard_sdk.verdict import Verdict, calibrated_score, decide
 
@@ -108,13 +108,21 @@ class Guard:
         an image is handed on, so that the images before it are still judged."""
         ready: list[np.ndarray] = []
         try:
-            ready.extend(self._pixel_values(image) for image in itertools.islice(source, count))
+            for image in itertools.islice(source, count):
+                ready.append(prepare(image, self.bundle.geometry)[0])
         except Exception as error:
             return ready, error
         return ready, None
 
-    def _pixel_values(self, image: ImageSource) -> np.ndarray:
-        return to_pixel_values(decode_image(image, target=self.bundle.geometry.size_of), self.bundle.geometry)
+
+def prepare(image: ImageSource, geometry: SquareGeometry, name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """An image as a guard sees it: (3, side, side) float32, and the (h, w, 3) uint8 that it was made from.
+
+    What `check` does before the engine, for those who do it elsewhere, such as in another process: `engine.encode` of
+    several, then `judge`. `name` is what messages call the image. Raises ImageError.
+    """
+    rgb = decode_image(image, target=geometry.size_of, name=name)
+    return to_pixel_values(rgb, geometry), rgb
 
 
 def _rationale(embedding: ImageEmbedding) -> str:

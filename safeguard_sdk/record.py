@@ -15,6 +15,9 @@ class Record:
     verdict: Verdict | None
     failure: str | None = None       # why the image could not be judged, one line
     failure_kind: str | None = None  # a word of errors.IMAGE_ERROR_KINDS
+    member: str | None = None        # in a scan: the image's name within the archive `path`
+    sha256: str | None = None        # likewise: hex digest of the image file's bytes, None if they could not be read
+    frame: int | None = None         # likewise: of an animation, the frame that decided
 
     def __post_init__(self) -> None:
         if (self.verdict is None) == (self.failure is None):

@@ -18,7 +18,7 @@ from safeguard_sdk.image import decode_image, jpeg
 
 MUTANTS = int(os.environ.get("FUZZ_MUTANTS", "400"))  # of each file
 MAX_PIXELS = 1_000_000
-IMPOSSIBLE = {"not_found", "unreadable", "timeout"}  # kinds that bytes cannot have
+IMPOSSIBLE = {"not_found", "unreadable", "timeout", "crashed", "no_verdict"}  # kinds that bytes cannot have
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)  # that lengths overflow at
 
 EXIF = Image.Exif()

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from safeguard_sdk import Guard, ImageError, Policy, PolicyError, Verdict
+from safeguard_sdk.guard import prepare
 from safeguard_sdk.policy import Rule
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +119,8 @@ def test_the_score_of_a_rule_does_not_depend_on_the_other_rules(sources, alone):
 def test_what_one_guard_has_encoded_another_can_judge(guard, sources, alone):
     """So a changed policy need not decode the images again."""
     other = Guard(Policy.from_text("No clocks."))
-    embeddings = other.engine.encode(np.stack([other._pixel_values(sources[name]) for name in PHOTOS[:3]]))
+    geometry = other.bundle.geometry
+    embeddings = other.engine.encode(np.stack([prepare(sources[name], geometry)[0] for name in PHOTOS[:3]]))
     assert guard.judge(embeddings) == [alone[name] for name in PHOTOS[:3]]
 
 

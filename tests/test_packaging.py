@@ -84,7 +84,8 @@ def test_imports_within_the_sdk_point_one_way():
 
 def test_the_sdk_imports_only_what_its_wheel_requires_and_engines_their_runtimes(project):
     required = {MODULE_OF.get(name, name) for name in map(name_of, project["dependencies"])}
-    allowed = {*sys.stdlib_module_names, *required, "safeguard_sdk", "onnxruntime", "simplejpeg"}
+    allowed = {*sys.stdlib_module_names, *required, "safeguard_sdk", "onnxruntime", "simplejpeg",
+               "fsspec", "av", "ray"}  # what scans need beyond, each an extra
     foreign = {(file, name) for file, name in imports_of_the_sdk()
                if name.split(".")[0] not in allowed and not file.startswith("engine/")}
     assert foreign == set()
@@ -105,7 +106,8 @@ def test_onnxruntime_comes_with_the_extra_cpu_or_gpu_and_with_no_other(project):
                 for extra, entries in extras.items()}
     assert {extra: names for extra, names in runtimes.items() if names} == {
         "cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
-    assert set(extras) == {"cpu", "gpu", "tensorrt", "turbo", "export", "train", "bench", "demo", "dev"}
+    assert set(extras) == {"cpu", "gpu", "tensorrt", "turbo", "remote", "video", "ray", "export", "train",
+                           "bench", "demo", "dev"}
 
 
 def test_every_command_of_the_wheel_exists(project):
@@ -119,8 +121,8 @@ def test_the_wheel_holds_the_sdk_and_nothing_else(wheel):
     assert {file.relative_to(ROOT).as_posix() for file in SDK.rglob("*.py")} <= wheel["files"]
 
 
-@pytest.mark.parametrize("folder, pattern", [("policies", "*.yaml"), ("nano", "*")])
-def test_the_wheel_holds_the_packaged_policies_and_the_embedded_bundle(wheel, folder, pattern):
+@pytest.mark.parametrize("folder, pattern", [("policies", "*.yaml"), ("nano", "*"), ("scan", "*.html")])
+def test_the_wheel_holds_the_packaged_policies_the_embedded_bundle_and_templates(wheel, folder, pattern):
     files = {file.relative_to(ROOT).as_posix() for file in (SDK / folder).glob(pattern)}
     assert files, f"safeguard_sdk/{folder} is empty"
     assert files <= wheel["files"]

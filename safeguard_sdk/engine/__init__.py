@@ -40,6 +40,12 @@ class Engine(Protocol):
     def encode(self, pixel_values: np.ndarray) -> list[ImageEmbedding]:
         """(batch, 3, side, side) float32 → one embedding for each image."""
 
+    def pack(self, embedding: ImageEmbedding) -> bytes:
+        """An embedding in few bytes, for the same bundle to `unpack` to the same bits, whatever the policy."""
+
+    def unpack(self, packed: bytes) -> ImageEmbedding:
+        """What `pack` was given."""
+
     def score(self, prefix: Prefix, images: Sequence[ImageEmbedding]) -> np.ndarray:
         """(batch, 2) float32 logits of safe and unsafe: one prefill for each image, no token generated. The logits of
         an image do not depend on its neighbours."""

@@ -3,6 +3,7 @@ the KV cache of a rule gives the verdict (decoder.onnx)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +62,12 @@ class OnnxEngine:
             raise VerdictError(f"the vision graph of {self.bundle.name} gave probabilities that are no numbers; "
                                "the bundle or its runtime is broken, run `safeguard info`")
         return [self._embed_tags(self._table.select(probabilities)) for probabilities in rows]
+
+    def pack(self, embedding: ImageEmbedding) -> bytes:
+        return json.dumps(embedding.seen).encode()  # the tags say all, and JSON keeps a float to the last bit
+
+    def unpack(self, packed: bytes) -> ImageEmbedding:
+        return self._embed_tags([(name, probability) for name, probability in json.loads(packed)])
 
     def score(self, prefix: Prefix, images: Sequence[ImageEmbedding]) -> np.ndarray:
         logits = np.empty((len(images), 2), np.float32)

@@ -1,0 +1,158 @@
+"""A scan from its first look at the output folder to its summary."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from safeguard_sdk.errors import ScanError
+from safeguard_sdk.guard import Guard
+from safeguard_sdk.scan.embeddings import CachedImages, kept_in
+from safeguard_sdk.scan.item import Item
+from safeguard_sdk.scan.ledger import Ledger, Outcome
+from safeguard_sdk.scan.options import Options, Progress
+from safeguard_sdk.scan.output import PARTS, ScanFolder
+from safeguard_sdk.scan.pipeline import Job, Pipeline
+from safeguard_sdk.scan.report import write_report
+from safeguard_sdk.scan.rows import Hashes, Row, item_name
+from safeguard_sdk.scan.sources import STDIN, Sources
+from safeguard_sdk.scan.summary import summarise
+
+LEDGER = "ledger.sqlite"
+KNOWN_BY = ("id", "sha256", "label", "score", "rule", "rules", "frame", "thumbnail", "failure_kind", "failure", "path",
+            "path_bytes", "member", "member_bytes")
+
+
+def scan(guard: Guard, sources: Sequence[str | Path], out: str | Path, options: Options | None = None, *,
+         column: str | None = None, retry_failed: bool = False, videos: bool = False, cluster: str | None = None,
+         watch: Callable[[Progress], None] = lambda progress: None) -> dict:
+    """Judge every image of the sources and write a row for each into the folder `out`; returns the summary.
+
+    What is in `out` already is not judged again, so a scan that was stopped, by whatever, goes on where it was.
+
+    sources       as Sources takes them
+    column        of tables: which holds the image or its path
+    retry_failed  images that failed in an earlier run are tried again
+    videos        judge these too: `options.frames` of each
+    cluster       address of a Ray cluster, or "local" for Ray on this machine; equal files are then judged once in each
+                  block of items, and not once for all
+    watch         is called ten times a second with the progress
+    raises        ScanError: sources that do not exist, a folder of another scan, a full disk
+    """
+    options = options or Options()
+    if videos and importlib.util.find_spec("av") is None:
+        raise ScanError("videos need PyAV; install it: pip install 'safeguard[video]'")
+    found = Sources(sources, column, skip=out, videos=videos)
+    with ScanFolder.begin(Path(out), _facts(guard, options, {"sources": list(found.sources)})) as folder:
+        if retry_failed:
+            folder.drop_failures()
+        progress = Progress()
+        if cluster is not None:
+            _judge_on(cluster, guard, found, folder, options, progress, lambda: watch(progress))
+            return _finish(folder, guard, progress, found.skipped)
+        with ledger_of(folder, options, progress) as ledger:
+            threading.Thread(target=_count, args=(found, progress), daemon=True).start()
+            Pipeline(guard, folder, ledger, options, progress).run(
+                claimed(found, ledger, options, progress), lambda: watch(progress))
+        return _finish(folder, guard, progress, found.skipped)
+
+
+def rescan(guard: Guard, old: str | Path, out: str | Path, options: Options | None = None, *,
+           watch: Callable[[Progress], None] = lambda progress: None) -> dict:
+    """Judge what an earlier scan has kept the embeddings of, by another policy; nothing is read or decoded.
+
+    Failures of the earlier scan are failures again. Everything else is as in `scan`.
+
+    old     a finished scan with `cache_embeddings`, by the same bundle
+    raises  ScanError
+    """
+    options = options or Options()
+    with (ScanFolder.open(Path(old)) as source,
+          ScanFolder.begin(Path(out), _facts(guard, options, {"rescan_of": str(old)})) as folder):
+        if source.hashes.bundle_sha256 != guard.bundle.sha256:
+            raise ScanError(f"{old}: its embeddings are of another bundle, {source.hashes.bundle_sha256:.12}, this is "
+                            f"{guard.bundle.sha256:.12}; scan again from the images")
+        progress = Progress(total=sum(part.rows for part in source.parts))
+        with (ledger_of(folder, options, progress) as ledger,
+              CachedImages(source, guard.engine, folder.path / "embeddings.sqlite") as images):
+            Pipeline(guard, folder, ledger, options, progress).run_ready(
+                images.ready(ledger, progress), lambda: watch(progress))
+        return _finish(folder, guard, progress, Counter())
+
+
+def _judge_on(cluster: str, guard: Guard, found: Sources, folder: ScanFolder, options: Options, progress: Progress,
+              tick: Callable[[], None]) -> None:
+    if options.cache_embeddings or STDIN in found.sources:
+        raise ScanError("--ray does not go with --cache-embeddings or a list on stdin; leave one of them out")
+    try:
+        from safeguard_sdk.scan.cluster import judge_on_cluster
+    except ImportError as error:
+        raise ScanError(f"Ray cannot be imported ({error}); install it: pip install 'safeguard[ray]'") from error
+    progress.before = sum(part.rows for part in folder.parts)
+    judge_on_cluster(guard, found, folder, options, progress, None if cluster == "local" else cluster, tick)
+
+
+def claimed(sources: Iterable[Item], ledger: Ledger[Job], options: Options,
+            progress: Progress) -> Iterator[tuple[Item, bytes]]:
+    """The items of this share that have no row yet, with their identities."""
+    share, of = options.shard
+    for item in sources:
+        if of > 1 and int.from_bytes(item.identity()) % of != share - 1:
+            continue
+        progress.found += 1
+        if (identity := ledger.claim(item)) is not None:
+            yield item, identity
+    progress.total = progress.found
+
+
+@contextmanager
+def ledger_of(folder: ScanFolder, options: Options, progress: Progress) -> Iterator[Ledger[Job]]:
+    """A ledger of all rows in the folder."""
+    ledger: Ledger[Job] = Ledger(folder.path / LEDGER)
+    try:
+        for part in folder.parts:
+            # An outcome is used together with its embedding only: a lost part may have taken that of an equal file.
+            kept = kept_in(folder.embeddings_file(part)) if options.cache_embeddings else None
+            for row in folder.format.read(folder.path / PARTS / part.file, KNOWN_BY):
+                known = kept is None or row["label"] is None or row["sha256"] in kept
+                ledger.load(row, _outcome_of(row) if known else None)
+                progress.before += 1
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _outcome_of(row: Row) -> Outcome:
+    failure = row["failure"]
+    if failure is not None:
+        failure = failure.removeprefix(f"{item_name(row)}: ")
+    return Outcome(row["label"], row["score"], row["rule"], row["rules"], row["frame"], row["thumbnail"],
+                   row["failure_kind"], failure)
+
+
+def _facts(guard: Guard, options: Options, source: dict) -> dict:
+    hashes = Hashes(guard.policy.sha256, guard.bundle.sha256, guard.bundle.style.sha256)
+    return {"hashes": asdict(hashes), "settings": options.settings, **source,
+            "policy": {"name": guard.policy.name, "version": guard.policy.version, "yaml": guard.policy.to_yaml()},
+            "bundle": {"name": guard.bundle.name, "version": guard.bundle.version}}
+
+
+def _finish(folder: ScanFolder, guard: Guard, progress: Progress, skipped: Counter[str]) -> dict:
+    summary = summarise(folder, [rule.id for rule in guard.policy.rules], progress, skipped)
+    write_report(folder, summary)
+    return summary
+
+
+def _count(sources: Sources, progress: Progress) -> None:
+    """For the time that is left; the reader finds the same number later."""
+    try:
+        count = sources.count()
+    except OSError:  # it is only a guess, and the reader will say what is wrong
+        return
+    if progress.total is None:
+        progress.total = count

@@ -1,0 +1,64 @@
+"""What a scan has found, counted in one pass over its parts: summary.json."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import Counter
+from dataclasses import asdict
+
+from safeguard_sdk.scan.options import Progress
+from safeguard_sdk.scan.output import SUMMARY, ScanFolder, write_durably
+
+BINS = 20
+COLUMNS = ("id", "sha256", "label", "score", "rule", "rules", "failure_kind")
+
+
+def summarise(folder: ScanFolder, rules: list[str], progress: Progress, skipped: Counter[str]) -> dict:
+    """Count the rows, write summary.json, return what it holds.
+
+    rules  ids of the policy's rules, in their order
+    """
+    labels, kinds = Counter(dict.fromkeys(("safe", "review", "unsafe"), 0)), Counter()
+    decided = {rule: Counter({"review": 0, "unsafe": 0}) for rule in rules}
+    histogram = [0] * BINS
+    for row in folder.rows(COLUMNS):
+        if row["label"] is None:
+            kinds[row["failure_kind"]] += 1
+            continue
+        labels[row["label"]] += 1
+        histogram[min(int(row["score"] * BINS), BINS - 1)] += 1
+        if row["rule"] is not None:
+            decided[row["rule"]][row["label"]] += 1
+    failed = kinds.total()
+    summary = {
+        "complete": True, "rows": labels.total() + failed, **labels, "failed": failed,
+        "failure_kinds": dict(sorted(kinds.items())), "rules": {rule: dict(count) for rule, count in decided.items()},
+        "scores": {"bins": BINS, "counts": histogram},
+        "skipped": dict(sorted(skipped.items())),
+        "hashes": asdict(folder.hashes), "settings": folder.facts["settings"], "policy": folder.facts["policy"],
+        "bundle": folder.facts["bundle"],
+        "last_run": {"rows": progress.rows, "duplicates": progress.duplicates, "seconds": round(progress.seconds, 3),
+                     "engine_seconds": round(progress.engine_seconds, 3),
+                     "images_per_second": round(progress.rows / progress.seconds, 2)},
+    }
+    write_durably(folder.path / SUMMARY, json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def gravest(folder: ScanFolder, most: int) -> list[dict]:
+    """The flagged rows with the highest scores, unsafe before review, and of equal files only one."""
+    best: list[tuple] = []
+    contents: set[str] = set()
+    for row in folder.rows():
+        if row["label"] not in ("review", "unsafe") or row["sha256"] in contents:
+            continue
+        key = (row["label"] == "unsafe", row["score"], row["id"])
+        if len(best) < most:
+            heapq.heappush(best, (key, row))
+        elif key > best[0][0]:
+            contents.discard(heapq.heapreplace(best, (key, row))[1]["sha256"])
+        else:
+            continue
+        contents.add(row["sha256"])
+    return [row for _, row in sorted(best, key=lambda one: one[0], reverse=True)]

@@ -1,0 +1,45 @@
+"""A scan that is killed again and again: python scan_victim.py PHOTOS OUT BUNDLE KILLS SEED
+
+Each life is a process of its own, which ends by SIGKILL at a random moment. After KILLS of them one may live to the
+end. Prints how many were killed while they worked.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+
+from scan_world import DARK, MeanGuard
+
+from safeguard_sdk.scan import Options, scan
+from safeguard_sdk.scan.decoding import prepare_to_start
+
+LONGEST_LIFE = 0.25   # seconds
+RATE = 100             # images a second, so that no life gets far
+
+
+def main(photos: str, out: str, bundle: str, kills: int, seed: int) -> int:
+    chance, guard = random.Random(seed), MeanGuard(DARK, Path(bundle))
+    prepare_to_start()
+    forkserver.ensure_running()  # once, and not in each life: a start would take longer than a life
+    killed = 0
+    while killed < kills:
+        life = os.fork()
+        if not life:
+            scan(guard, [photos, f"{photos}.zip"], out, Options(workers=2, part_rows=4, max_rate=RATE, batch_size=3))
+            os._exit(0)
+        time.sleep(chance.uniform(0.0, LONGEST_LIFE))
+        os.kill(life, signal.SIGKILL)
+        _, status = os.waitpid(life, 0)
+        if not os.WIFSIGNALED(status):
+            sys.exit("a life came to its end before it was killed; give it more to do")
+        killed += 1
+    scan(guard, [photos, f"{photos}.zip"], out, Options(workers=2, part_rows=4))
+    return killed
+
+
+if __name__ == "__main__":
+    print(main(*sys.argv[1:4], *map(int, sys.argv[4:])))

@@ -1,0 +1,37 @@
+"""A scan through Ray Data, on a real Ray on this machine: the same rows, the same way to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scan_world import pictures, rows_of, write_folder
+
+from safeguard_sdk import Guard, Policy, ScanError
+from safeguard_sdk.scan import Options, scan
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+POLICY = Policy.from_text("No cups.")
+OPTIONS = Options(workers=1, part_rows=8, actors=1)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Ray's own code
+def test_a_scan_through_ray_has_the_rows_of_any_other_and_goes_on_where_it_was(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # its default, 15, starves on a busy machine
+    guard = Guard(POLICY)
+    made = pictures(photos["coffee.png"], 8, side=64)
+    folder = write_folder(tmp_path / "photos", {f"{number}.png": data for number, data in enumerate(made[:4])} | {
+        "bad.png": b"x", "copy.png": made[0]})
+    scan(guard, [folder], tmp_path / "out", OPTIONS)
+    write_folder(folder, {f"{number}.png": data for number, data in enumerate(made)} | {"notes.txt": b"hello"})
+    summary = scan(guard, [folder], tmp_path / "out", OPTIONS, cluster="local")
+    assert (summary["rows"], summary["last_run"]["rows"], summary["failed"]) == (10, 4, 1)
+    assert summary["skipped"] == {".txt": 1}
+    scan(guard, [folder], tmp_path / "plain", OPTIONS)
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "plain")
+
+
+def test_what_does_not_go_with_ray_is_refused(photos, tmp_path):
+    with pytest.raises(ScanError, match="--ray does not go with --cache-embeddings"):
+        scan(Guard(POLICY), [Path(photos["coffee.png"])], tmp_path / "out", Options(cache_embeddings=True),
+             cluster="local")

@@ -132,15 +132,26 @@ def read_matmuls(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return weights
 
 
-def store_in_16_bits(model: onnx.ModelProto, least: int = 1024) -> None:
-    """Keep float initializers of `least` values or more in fp16 and cast them when the graph is loaded, in place."""
+def store_in_few_bits(model: onnx.ModelProto, least: int = 1024) -> None:
+    """Keep float initializers of `least` values or more in few bits and widen them when the graph is loaded, in place:
+    matrices and kernels in int8 with one fp32 scale for each slice of their first axis, all else in fp16."""
     nodes, added, gone = [], [], set()
     for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and int(np.prod(tensor.dims)) >= least:
-            values = numpy_helper.to_array(tensor).astype(np.float16)
-            added.append(numpy_helper.from_array(values, f"{tensor.name}.half"))
-            nodes.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT))
-            gone.add(tensor.name)
+        if tensor.data_type != onnx.TensorProto.FLOAT or int(np.prod(tensor.dims)) < least:
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        gone.add(name)
+        if values.ndim < 2:
+            added.append(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+            nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+            continue
+        largest = np.abs(values).max(tuple(range(1, values.ndim)), keepdims=True)
+        scales = (np.maximum(largest, 1e-30) / 127).astype(np.float32)
+        added += [numpy_helper.from_array(np.round(values / scales).astype(np.int8), f"{name}.levels"),
+                  numpy_helper.from_array(scales, f"{name}.scales")]
+        # Not DequantizeLinear: that stays in the graph, these two are folded.
+        nodes += [helper.make_node("Cast", [f"{name}.levels"], [f"{name}.whole"], to=onnx.TensorProto.FLOAT),
+                  helper.make_node("Mul", [f"{name}.whole", f"{name}.scales"], [name])]
     _replace(model, nodes + list(model.graph.node), added, gone)
 
 

@@ -33,7 +33,7 @@ from training.nano.reader import STYLE
 from training.nano.vision import GEOMETRY
 
 MAX_POLICY_TOKENS = 1024
-# Attention is kept in 8 bits, the feed-forward layers in 4. Of the drift that rounding to 4 bits brings, attention has a
+# Attention is kept in 8 bits, feed-forward layers in 4. Of the drift that rounding to 4 bits brings, attention has a
 # third with a quarter of the weights. With keys and values alone in 8 bits 2.0 % of 600 test questions flipped.
 SENSITIVE = ("q_proj", "k_proj", "v_proj", "o_proj")
 CALIBRATION_QUESTIONS, MOMENT_QUESTIONS, PARITY_QUESTIONS = 300, 256, 600

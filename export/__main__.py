@@ -1,39 +1,177 @@
-"""`python -m export RUN --photos DIR --out DIR`: from a checkpoint to a verified bundle."""
+"""`python -m export CHECKPOINT --out DIR`: from a checkpoint to a verified bundle, and what belongs to it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+from export.failures import ExportError
+from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, ParityError
+from safeguard_sdk import SafeguardError
+
 BITS = (4, 8, 32)
+NANO = "reader.pt"  # a folder with this file is what `training nano` has written
+
+
+class WithDefault(TyperGroup):
+    """`python -m export CHECKPOINT …` is `python -m export bundle CHECKPOINT …`."""
+
+    def parse_args(self, ctx, args):
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["bundle", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=WithDefault, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="From a checkpoint to a small, fast, verified bundle.")
+PhotosOption = Annotated[Path | None, typer.Option(
+    "--gate-data", "--photos", exists=True, file_okay=False,
+    help="Photos for the gate, and labelled ones for nano. Default: the sample photos of scikit-image and -learn.")]
+BaseOption = Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="What an adapter is for.")]
 
 
 @app.command()
-def export(
-    run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder that `training nano` wrote.")],
-    photos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Labelled photos: calibration and gate.")],
+def bundle(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a Qwen2-VL, Qwen2.5-VL or "
+                                               "Qwen3-VL checkpoint, of a LoRA adapter, or of a run of nano.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="The bundle.")],
-    bits: Annotated[int, typer.Option(help="Of the linear layers: 4, 8, or 32 for fp32.")] = 4,
+    quant: Annotated[str, typer.Option(help="fp32, fp16, w8a8, w8a16 or w4a16.")] = "w8a8",
+    prompt: Annotated[str, typer.Option(help="Style it was trained on; see docs/prompts.md.")] = "direct",
+    photos: PhotosOption = None,
+    base: BaseOption = None,
+    text: Annotated[bool, typer.Option(help="Whether it can write reasons and answers (lm_head.onnx).")] = True,
+    max_image_tokens: Annotated[int, typer.Option(min=4, help="Of an image; fewer are faster.")] = 1280,
+    gate_questions: Annotated[int, typer.Option(min=1, help="Photos × rules that are compared.")] = 60,
+    max_flips: Annotated[float, typer.Option(help="Share of verdicts that may differ.")] = MAX_FLIP_RATE,
+    max_drift: Annotated[float, typer.Option(help="Mean difference of scores that may be.")] = MAX_MEAN_DRIFT,
+    bits: Annotated[int, typer.Option(help="Of nano's linear layers: 4, 8, or 32 for fp32.")] = 4,
 ) -> None:
-    """Turn a checkpoint into a bundle: graphs, few bits, calibration, parity gate.
+    """Turn a checkpoint into a bundle: graphs, few bits, parity gate.
 
-    Exit status: 0 a bundle was written, 1 it failed the gate and none was written.
-    Example: python -m export runs/nano --photos ../shared/data/photos --out safeguard_sdk/nano
+    Exit status: 0 a bundle was written, 1 it failed the gate and none was written, 2 it cannot be exported.
+    Example: python -m export checkpoints/SafeGuard-VL-RL --out bundles/safeguard-vl --prompt safeguard-vl
     """
-    from export.gate import ParityError
+    with _readable_errors():
+        if (checkpoint / NANO).is_file():
+            manifest = _export_nano(checkpoint, photos, out, bits)
+        else:
+            from export.qwen.build import Order, export_qwen
+            _check_choice("--quant", quant, ("fp32", "fp16", "w8a8", "w8a16", "w4a16"))
+            _check_choice("--prompt", prompt, _styles())
+            manifest = export_qwen(Order(checkpoint, out, quant, prompt, base, text, max_image_tokens, photos,
+                                         gate_questions, max_flips, max_drift))
+        shown = ("calibration", "quantization", "parity", "quality")
+        typer.echo(json.dumps({key: manifest[key] for key in shown if key in manifest}, indent=1))
+
+
+@app.command()
+def gate(
+    bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A bundle of a Qwen-VL checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What it was made from.")],
+    photos: PhotosOption = None,
+    base: BaseOption = None,
+    questions: Annotated[int, typer.Option(min=1, help="Photos × rules that are compared.")] = 60,
+    max_flips: Annotated[float, typer.Option(help="Share of verdicts that may differ.")] = MAX_FLIP_RATE,
+    max_drift: Annotated[float, typer.Option(help="Mean difference of scores that may be.")] = MAX_MEAN_DRIFT,
+) -> None:
+    """Compare a bundle with its checkpoint once more, on your own photos if you name some.
+
+    Exit status: 0 it gives the checkpoint's verdicts, 1 it does not, 2 they cannot be compared.
+    Example: python -m export gate bundles/safeguard-vl checkpoints/SafeGuard-VL-RL --gate-data my-photos
+    """
+    with _readable_errors():
+        from export.gate import require
+        from export.parity import draw_questions
+        from export.qwen import build
+        from safeguard_sdk import Bundle
+        opened, drawn = Bundle.open(bundle), draw_questions(photos, questions)
+        if opened.architecture != "qwen-vl":
+            raise ExportError(f"{bundle}: is of the architecture {opened.architecture}; nano is compared when it is "
+                              "exported, its checkpoint needs the photos it was trained on")
+        order = build.Order(checkpoint, bundle, style=opened.style.name, base=base)
+        report = build.gate(opened, build.Checkpoint.open(order), drawn)
+        typer.echo("\n".join(report.lines()))
+        require(report.whole, max_flips, max_drift)
+
+
+@app.command()
+def plan(
+    device: Annotated[str, typer.Option(help="Such as orin-nano-8gb; another name lists them.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Of policy, image and question.")] = 1024,
+    text: Annotated[bool, typer.Option(help="Whether it is to write reasons and answers.")] = True,
+) -> None:
+    """Say which model in which scheme fits a device, computed from shapes.
+
+    Example: python -m export plan --device orin-nano-8gb
+    """
+    from export.plan import DEVICES, table
+    _check_choice("--device", device, tuple(DEVICES))
+    typer.echo("\n".join(table(device, tokens, text)))
+
+
+@app.command()
+def tensorrt(
+    bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A Qwen-VL bundle in fp16 or fp32.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the engines.")],
+    module: Annotated[str, typer.Option(help="tensorrt, or tensorrt_rtx.")] = "tensorrt",
+    capability: Annotated[str | None, typer.Option(help="Of another GPU, such as 86; tensorrt_rtx alone can.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time, at most.")] = 8,
+    patches: Annotated[int, typer.Option(min=4, help="Of an image, at most.")] = 5120,
+    policy_tokens: Annotated[int, typer.Option(min=1, help="Of a rule, at most.")] = 4096,
+) -> None:
+    """Build TensorRT engines, on the machine that they are for.
+
+    Example: python -m export tensorrt bundles/safeguard-vl-fp16 --out engines
+    """
+    with _readable_errors():
+        from export.engines import MODULES, Limits, build_engines
+        from safeguard_sdk import Bundle
+        _check_choice("--module", module, MODULES)
+        limits = Limits(batch, patches, min(1024, patches), policy_tokens, min(512, policy_tokens))
+        typer.echo(json.dumps(build_engines(Bundle.open(bundle), out, limits, module, capability), indent=1))
+
+
+def _export_nano(run: Path, photos: Path | None, out: Path, bits: int) -> dict:
     from export.nano import export_nano
     if bits not in BITS:
         raise typer.BadParameter(f"{bits} bits: choose one of {', '.join(map(str, BITS))}", param_hint="--bits")
+    if photos is None:
+        raise ExportError(f"{run}: is a run of nano, which is calibrated on labelled photos; name them with --photos")
+    return export_nano(run, photos, out, bits)
+
+
+def _styles() -> tuple[str, ...]:
+    from safeguard_sdk.prompt import PROMPTS
+    return tuple(PROMPTS)
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise typer.BadParameter(f"{value!r}: choose one of {', '.join(known)}", param_hint=option)
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Known errors become one line; any other keeps its traceback."""
     try:
-        manifest = export_nano(run, photos, out, bits)
+        yield
     except ParityError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    typer.echo(json.dumps({key: manifest[key] for key in ("calibration", "parity", "quality")}, indent=1))
+    except (ExportError, SafeguardError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from error
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: {error.name} is not installed; the export needs its extra: pip install -e '.[cpu,export]'",
+                   err=True)
+        raise typer.Exit(2) from error
 
 
-app()
+if __name__ == "__main__":
+    app()

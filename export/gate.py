@@ -37,10 +37,11 @@ def compare(reference: np.ndarray, found: np.ndarray, scale: float, shift: float
                   float(drift.max()))
 
 
-def require(parity: Parity) -> None:
+def require(parity: Parity, most_flips: float = MAX_FLIP_RATE, most_drift: float = MAX_MEAN_DRIFT) -> None:
     """Raise ParityError if the bundle is too far from its checkpoint."""
-    if not (parity.flip_rate <= MAX_FLIP_RATE and parity.mean_drift <= MAX_MEAN_DRIFT):  # nor may it be no number
+    if not (parity.flip_rate <= most_flips and parity.mean_drift <= most_drift):  # nor may it be no number
         raise ParityError(
             f"{parity.flip_rate:.2%} of {parity.questions} verdicts differ from the checkpoint's (at most "
-            f"{MAX_FLIP_RATE:.0%} may), scores drift by {parity.mean_drift:.3f} on average (at most {MAX_MEAN_DRIFT}); "
-            "no bundle was written: quantise fewer layers (--bits 8) or calibrate on more photos")
+            f"{most_flips:.0%} may), scores drift by {parity.mean_drift:.3f} on average (at most {most_drift}); "
+            "no bundle was written: quantise fewer layers or in more bits (--bits 8; --quant w8a16), or calibrate on "
+            "more photos")

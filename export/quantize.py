@@ -21,27 +21,29 @@ INT8_ACTIVATIONS = 4                     # accuracy_level of MatMulNBits: activa
 FILE_LIMIT = 45_000_000                  # bytes of one file of external data
 
 
-def quantize_blocks(weight: np.ndarray, bits: int, moments: np.ndarray | None = None
+def quantize_blocks(weight: np.ndarray, bits: int, moments: np.ndarray | None = None, size: int = BLOCK
                     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(in, out) float32 → levels (out, blocks, BLOCK) uint8, scales (out, blocks) float32, zero points likewise uint8.
+    """(in, out) float32 → levels (out, blocks, size) uint8, scales (out, blocks) float32, zero points likewise uint8.
 
+    Where the inputs do not fill the last block, zeros do.
     moments  (in, in) second moments of the layer's inputs; with them the error of each input is made good by those that
              follow (GPTQ, Frantar et al. 2022, arXiv:2210.17323, algorithm 1), without them levels are just rounded
     weight ≈ (levels - zero point) · scale
     """
+    weight = np.pad(weight, ((0, -len(weight) % size), (0, 0)))
     inputs, outputs = weight.shape
     left = weight.T.astype(np.float32, copy=True)  # (out, in); what is still to be expressed
     spread = None if moments is None else _inverse_factor(moments)
-    levels = np.empty((outputs, inputs // BLOCK, BLOCK), np.uint8)
-    scales, zeros = (np.empty((outputs, inputs // BLOCK), kind) for kind in (np.float32, np.uint8))
-    for number, start in enumerate(range(0, inputs, BLOCK)):
-        block = left[:, start:start + BLOCK]
+    levels = np.empty((outputs, inputs // size, size), np.uint8)
+    scales, zeros = (np.empty((outputs, inputs // size), kind) for kind in (np.float32, np.uint8))
+    for number, start in enumerate(range(0, inputs, size)):
+        block = left[:, start:start + size]
         scale, zero = _fit_grid(block, bits)
         if spread is None:
             level = _round(block, scale, zero, bits)
         else:
-            level, errors = _round_in_turn(block, scale, zero, bits, spread[start:start + BLOCK, start:start + BLOCK])
-            left[:, start + BLOCK:] -= errors @ spread[start:start + BLOCK, start + BLOCK:]
+            level, errors = _round_in_turn(block, scale, zero, bits, spread[start:start + size, start:start + size])
+            left[:, start + size:] -= errors @ spread[start:start + size, start + size:]
         levels[:, number], scales[:, number], zeros[:, number] = level, scale[:, 0], zero[:, 0]
     return levels, scales, zeros
 
@@ -53,7 +55,7 @@ def _inverse_factor(moments: np.ndarray) -> np.ndarray:
 
 
 def _fit_grid(block: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """(out, BLOCK) → scale and zero point (out, 1) with the least squared error over the shares of the range tried."""
+    """(out, size) → scale and zero point (out, 1) with the least squared error over the shares of the range tried."""
     best = None
     for clip in CLIPS:
         low = np.minimum(block.min(1, keepdims=True), 0) * clip
@@ -76,7 +78,7 @@ def _round_in_turn(block: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits:
                    ) -> tuple[np.ndarray, np.ndarray]:
     """Levels of a block, each input's error handed on to the next ones; and the errors, for those after the block."""
     left, levels, errors = block.copy(), np.empty_like(block), np.empty_like(block)
-    for column in range(BLOCK):
+    for column in range(block.shape[1]):
         level = _round(left[:, column:column + 1], scale, zero, bits)
         error = (left[:, column:column + 1] - (level - zero) * scale) / spread[column, column]
         left[:, column:] -= error * spread[column, column:]
@@ -101,16 +103,16 @@ def quantize_matmuls(model: onnx.ModelProto, bits_of: dict[str, int],
         bits = bits_of[name]
         weight = numpy_helper.to_array(weights[name])
         levels, scales, zeros = quantize_blocks(weight, bits, (moments or {}).get(name))
-        added += [numpy_helper.from_array(_packed(levels, bits), f"{name}.levels"),
+        added += [numpy_helper.from_array(packed(levels, bits), f"{name}.levels"),
                   numpy_helper.from_array(scales.astype(np.float16), f"{name}.scales16"),
-                  numpy_helper.from_array(_packed(zeros, bits), f"{name}.zeros")]
+                  numpy_helper.from_array(packed(zeros, bits), f"{name}.zeros")]
         # Scales are stored in 16 bits; the Cast is folded when the graph is loaded.
         nodes.append(helper.make_node("Cast", [f"{name}.scales16"], [f"{name}.scales"], to=onnx.TensorProto.FLOAT))
         nodes.append(helper.make_node(
             "MatMulNBits", [node.input[0], f"{name}.levels", f"{name}.scales", f"{name}.zeros"], list(node.output),
             domain="com.microsoft", K=weight.shape[0], N=weight.shape[1], bits=bits, block_size=BLOCK,
             accuracy_level=INT8_ACTIVATIONS))
-    _replace(model, nodes, added, set(bits_of))
+    replace_nodes(model, nodes, added, set(bits_of))
     if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
@@ -152,7 +154,7 @@ def store_in_few_bits(model: onnx.ModelProto, least: int = 1024) -> None:
         # Not DequantizeLinear: that stays in the graph, these two are folded.
         nodes += [helper.make_node("Cast", [f"{name}.levels"], [f"{name}.whole"], to=onnx.TensorProto.FLOAT),
                   helper.make_node("Mul", [f"{name}.whole", f"{name}.scales"], [name])]
-    _replace(model, nodes + list(model.graph.node), added, gone)
+    replace_nodes(model, nodes + list(model.graph.node), added, gone)
 
 
 def embedding_graph(table: np.ndarray, knots: np.ndarray) -> onnx.ModelProto:
@@ -184,7 +186,7 @@ def embedding_graph(table: np.ndarray, knots: np.ndarray) -> onnx.ModelProto:
 
 def save_split(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Write a graph with its large initializers in files of at most FILE_LIMIT bytes beside it; returns all files."""
-    _forget_source(model)
+    forget_source(model)
     parts: list[bytearray] = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -212,7 +214,7 @@ def save_split(model: onnx.ModelProto, path: Path) -> list[Path]:
     return files
 
 
-def _forget_source(model: onnx.ModelProto) -> None:
+def forget_source(model: onnx.ModelProto) -> None:
     """Drop the exporter's notes on the code of each node: they hold paths of this machine, and nearly a megabyte."""
     graph = model.graph
     nodes = [node for some in (graph, *model.functions) for node in some.node]
@@ -222,7 +224,7 @@ def _forget_source(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
 
 
-def _packed(levels: np.ndarray, bits: int) -> np.ndarray:
+def packed(levels: np.ndarray, bits: int) -> np.ndarray:
     """Pack levels along the last axis: two a byte for 4 bits, the lower half first; an odd one out is padded."""
     if bits == 8:
         return levels
@@ -232,13 +234,13 @@ def _packed(levels: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
-    """The inverse of _packed; what padded an odd row stays."""
+    """The inverse of `packed`; what padded an odd row stays."""
     if bits == 8:
         return packed
     return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
 
 
-def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: list[onnx.TensorProto],
+def replace_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: list[onnx.TensorProto],
              gone: set[str]) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in gone]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]

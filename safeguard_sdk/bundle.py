@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from safeguard_sdk.calibration import AnyCalibration, read_calibration, text_sha256
 from safeguard_sdk.errors import BundleError
-from safeguard_sdk.image import SquareGeometry
+from safeguard_sdk.image import PatchGeometry, SquareGeometry
 from safeguard_sdk.prompt import PROMPTS, PromptStyle
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "manifest.json"
 EMBEDDED = Path(__file__).parent / "nano"
-GRAPH_SUFFIXES = (".onnx", ".bin", ".data")  # graphs name others, which the runtime opens: none goes unverified
-ARCHITECTURES = ("tags",)  # how a picture reaches the language model; see engine/
+GRAPH_SUFFIXES = (".onnx", ".bin", ".data", ".npy")  # graphs name others, which the runtime opens: none goes unverified
+ARCHITECTURES = ("tags", "qwen-vl")  # how a picture reaches the language model: as words, as tokens; see engine/
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Bundle:
     version: str
     architecture: str
     style: PromptStyle
-    geometry: SquareGeometry
+    geometry: SquareGeometry | PatchGeometry
     calibration: AnyCalibration  # of all rules but those below
     max_policy_tokens: int
     manifest: dict
@@ -112,11 +112,18 @@ class Bundle:
             raise ValueError(f"max_policy_tokens is {most!r}, must be a whole number above 0")
         return cls(
             path=path, name=manifest["name"], version=manifest["version"], architecture=architecture, style=style,
-            geometry=SquareGeometry(side=processor["side"], mean=tuple(processor["mean"]), std=tuple(processor["std"]),
-                              resample=processor["resample"]),
+            geometry=_geometry(architecture, processor),
             calibration=read_calibration(calibration), max_policy_tokens=most, manifest=manifest, sha256=sha256,
             rule_calibrations={text: read_calibration(entry) for text, entry in rules.items()},
         )
+
+
+def _geometry(architecture: str, processor: dict) -> SquareGeometry | PatchGeometry:
+    scale = {"mean": tuple(processor["mean"]), "std": tuple(processor["std"]), "resample": processor["resample"]}
+    if architecture == "tags":
+        return SquareGeometry(side=processor["side"], **scale)
+    sizes = ("patch", "min_pixels", "max_pixels", "merge", "temporal")
+    return PatchGeometry(**{size: processor[size] for size in sizes}, **scale)
 
 
 def file_sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
     safeguard check photo.jpg --policy general
     safeguard scan photos/ --policy general --out out
     safeguard policy check shop.yaml
+    safeguard bundle verify bundles/safeguard-vl
     safeguard info
 
 Verdicts and facts go to stdout, errors to stderr in one line each. Exit status, as virus scanners have it: 0 all safe,
@@ -11,6 +12,7 @@ Verdicts and facts go to stdout, errors to stderr in one line each. Exit status,
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -22,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from safeguard_sdk import Bundle, Guard, Policy, PolicyError, Record, SafeguardError, ScanError, Verdict, __version__
@@ -35,6 +38,7 @@ from safeguard_sdk.policy_review import review_policy
 STDIN = "-"
 COLOURS = {"safe": "green", "review": "yellow", "unsafe": "red"}
 PACKAGES = ("numpy", "pillow", "tokenizers")
+TRIAL_POLICY, TRIAL_IMAGE = "No weapons.", np.full((64, 96, 3), 128, np.uint8)  # of `bundle verify`
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")  # distributions of the one module onnxruntime
 
 PolicyOption = Annotated[str, typer.Option(metavar="FILE", help="Policy file, or the name of a packaged policy.")]
@@ -45,6 +49,8 @@ app = typer.Typer(help="An offline image guard: says whether a photo breaks a po
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 policy_app = typer.Typer(help="Look at policies.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
+bundle_app = typer.Typer(help="Look at bundles.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
 
 
 @app.command()
@@ -221,6 +227,45 @@ def policy_list() -> None:
             typer.echo(f"{name:8} {policy.sha256[:12]}  {', '.join(rule.id for rule in policy.rules)}")
 
 
+@bundle_app.command("info")
+def bundle_info(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a bundle.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a bundle was made from, what it reads, and how close it is to its checkpoint. Nothing runs.
+
+    Exit status: 0 every file is what the manifest says, 2 not.
+
+    Example: safeguard bundle info bundles/safeguard-vl
+    """
+    with _readable_errors():
+        opened = Bundle.open(folder)
+        facts = _manifest_facts(opened) | {"prepares": dataclasses.asdict(opened.geometry),
+                                           "files": {file["file"]: file["sha256"] for file in opened.manifest["files"]}}
+        typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_outline(facts)))
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a bundle.")],
+    provider: Annotated[str, typer.Option(help="Where its graphs are to run: cpu, cuda or tensorrt.")] = "cpu",
+) -> None:
+    """Check every file by its hash, load every graph where it is to run, and judge one grey picture.
+
+    Exit status: 0 all of it works, 2 something does not.
+
+    Example: safeguard bundle verify bundles/safeguard-vl --provider cuda
+    """
+    with _readable_errors():
+        opened = Bundle.open(folder)
+        typer.echo(f"{_count(len(opened.manifest['files']), 'file')} as the manifest says, sha256 {opened.sha256}")
+        guard = Guard(Policy.from_text(TRIAL_POLICY), opened, provider=provider)
+        for graph, providers in guard.engine.providers.items():
+            typer.echo(f"{graph}: {providers[0]}")
+        verdict = guard.check(TRIAL_IMAGE)
+        typer.echo(f"judges: a score of {verdict.score:.2f} in {sum(verdict.ms.values()):.0f} ms")
+
+
 @app.command()
 def info(bundle: BundleOption = None, as_json: JsonOption = False) -> None:
     """Say what runs here: versions, execution providers, CPU, bundle.
@@ -311,11 +356,15 @@ def _runtime() -> dict:
 
 def _bundle_facts(bundle: Bundle) -> dict:
     """Opens its sessions, to say where they really run."""
+    return _manifest_facts(bundle) | {"providers": open_engine(bundle).providers}
+
+
+def _manifest_facts(bundle: Bundle) -> dict:
     kept = ("base_model", "quantization", "calibration", "parity", "quality")
     return {"path": str(bundle.path), "name": bundle.name, "version": bundle.version, "sha256": bundle.sha256,
+            "architecture": bundle.architecture,
             "prompt": {"style": bundle.style.name, "version": bundle.style.version, "sha256": bundle.style.sha256},
-            "max_policy_tokens": bundle.max_policy_tokens, "providers": open_engine(bundle).providers,
-            **{key: bundle.manifest.get(key) for key in kept}}
+            "max_policy_tokens": bundle.max_policy_tokens, **{key: bundle.manifest.get(key) for key in kept}}
 
 
 def _outline(facts: dict, indent: str = "") -> Iterator[str]:

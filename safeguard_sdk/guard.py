@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import Engine, ImageEmbedding, Prefix, open_engine
 from safeguard_sdk.errors import PolicyError
-from safeguard_sdk.image import SquareGeometry, decode_image, to_pixel_values
+from safeguard_sdk.image import ModelInput, PatchGeometry, SquareGeometry, decode_image, to_model_input
 from safeguard_sdk.policy import Policy, Rule
 from safeguard_sdk.verdict import Verdict, calibrated_score, decide
 
@@ -45,11 +46,24 @@ class Guard:
 
         raises  ImageError when the image cannot be judged; a failure is never a verdict
         """
-        return self._judge_one(image, explain=False)
+        return self._judge_one(image)[0]
 
-    def explain(self, image: ImageSource) -> Verdict:
-        """Judge one image and say what it was judged by, in `rationale`. Raises as `check` does."""
-        return self._judge_one(image, explain=True)
+    def explain(self, image: ImageSource, question: str | None = None,
+                stream: Callable[[str], object] | None = None) -> Verdict:
+        """Judge one image and say why, in `rationale`; the verdict is that of `check` and never read from this text.
+
+        question  about the image, answered under the rule that decides, in place of why; not every bundle can
+        stream    is called with each piece of the text as it comes
+        raises    as `check` does; EngineError if the bundle writes no text
+        """
+        verdict, embedding = self._judge_one(image)
+        prefix = self._prefixes[verdict.rule or max(verdict.rules, key=verdict.rules.get)]
+        pieces = []
+        for piece in self.engine.explain(prefix, embedding, question):
+            pieces.append(piece)
+            if stream is not None:
+                stream(piece)
+        return dataclasses.replace(verdict, rationale="".join(pieces))
 
     def check_many(self, images: Iterable[ImageSource], batch_size: int = 16) -> Iterator[Verdict]:
         """Verdicts in the order of `images`, each equal to what `check` gives alone. Reads ahead one batch at most.
@@ -62,25 +76,25 @@ class Guard:
         with ThreadPoolExecutor(max_workers=1) as ahead:
             waiting = ahead.submit(self._prepare, source, batch_size)
             while True:
-                pixel_values, error = waiting.result()
-                if error is None and len(pixel_values) == batch_size:
+                ready, error = waiting.result()
+                if error is None and len(ready) == batch_size:
                     waiting = ahead.submit(self._prepare, source, batch_size)
-                if pixel_values:
-                    yield from self.judge(self.engine.encode(np.stack(pixel_values)))
+                if ready:
+                    yield from self.judge(self.engine.encode(ready))
                 if error is not None:
                     raise error
-                if len(pixel_values) < batch_size:
+                if len(ready) < batch_size:
                     return
 
-    def judge(self, embeddings: list[ImageEmbedding], explain: bool = False) -> list[Verdict]:
+    def judge(self, embeddings: list[ImageEmbedding]) -> list[Verdict]:
         """Verdicts of images that `engine.encode` has seen; nothing is decoded again when the policy changes."""
         logits = {rule.id: self.engine.score(self._prefixes[rule.id], embeddings) for rule in self.policy.rules}
         verdicts = []
-        for row, embedding in enumerate(embeddings):
+        for row in range(len(embeddings)):
             scores = {rule: calibrated_score(rows[row], self._calibrations[rule]) for rule, rows in logits.items()}
             label, score, rule = decide(scores, self.policy)
             verdicts.append(Verdict(label, score, rule, scores, self.policy.sha256, self.bundle.sha256,
-                                    self.bundle.style.sha256, _rationale(embedding) if explain else None))
+                                    self.bundle.style.sha256))
         return verdicts
 
     def _read(self, rule: Rule) -> Prefix:
@@ -89,24 +103,24 @@ class Guard:
         except PolicyError as error:
             raise PolicyError(f"rule '{rule.id}': {error}") from error
 
-    def _judge_one(self, image: ImageSource, explain: bool) -> Verdict:
+    def _judge_one(self, image: ImageSource) -> tuple[Verdict, ImageEmbedding]:
         started = time.perf_counter()
         rgb = decode_image(image, target=self.bundle.geometry.size_of)
         decoded = time.perf_counter()
-        pixel_values = to_pixel_values(rgb, self.bundle.geometry)
+        model_input = to_model_input(rgb, self.bundle.geometry)
         patched = time.perf_counter()
-        (embedding,) = self.engine.encode(pixel_values[None])
+        (embedding,) = self.engine.encode([model_input])
         encoded = time.perf_counter()
-        (verdict,) = self.judge([embedding], explain)
+        (verdict,) = self.judge([embedding])
         marks = {"decode": decoded - started, "patches": patched - decoded, "vision": encoded - patched,
                  "prefill": time.perf_counter() - encoded}
         verdict.ms.update({stage: seconds * 1000 for stage, seconds in marks.items()})
-        return verdict
+        return verdict, embedding
 
-    def _prepare(self, source: Iterator[ImageSource], count: int) -> tuple[list[np.ndarray], Exception | None]:
+    def _prepare(self, source: Iterator[ImageSource], count: int) -> tuple[list[ModelInput], Exception | None]:
         """Up to `count` images ready for the engine, and the error that ended it early. Any error of the source or of
         an image is handed on, so that the images before it are still judged."""
-        ready: list[np.ndarray] = []
+        ready: list[ModelInput] = []
         try:
             for image in itertools.islice(source, count):
                 ready.append(prepare(image, self.bundle.geometry)[0])
@@ -114,18 +128,12 @@ class Guard:
             return ready, error
         return ready, None
 
-
-def prepare(image: ImageSource, geometry: SquareGeometry, name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """An image as a guard sees it: (3, side, side) float32, and the (h, w, 3) uint8 that it was made from.
+def prepare(image: ImageSource, geometry: SquareGeometry | PatchGeometry, name: str | None = None
+            ) -> tuple[ModelInput, np.ndarray]:
+    """An image as a guard's engine takes it, and the (h, w, 3) uint8 that it was made from.
 
     What `check` does before the engine, for those who do it elsewhere, such as in another process: `engine.encode` of
     several, then `judge`. `name` is what messages call the image. Raises ImageError.
     """
     rgb = decode_image(image, target=geometry.size_of, name=name)
-    return to_pixel_values(rgb, geometry), rgb
-
-
-def _rationale(embedding: ImageEmbedding) -> str:
-    """What the picture was judged by, for bundles that name what they see."""
-    seen = ", ".join(f"{name} ({probability:.0%})" for name, probability in embedding.seen)
-    return f"Seen in the picture: {seen}." if seen else "Nothing in the picture was recognised."
+    return to_model_input(rgb, geometry), rgb

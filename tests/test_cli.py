@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from safeguard_sdk import Bundle, Guard, Policy, Record, __version__
 from safeguard_sdk.bundle import EMBEDDED
-from safeguard_sdk.cli import app, policy_app
+from safeguard_sdk.cli import app, bundle_app, policy_app
 from safeguard_sdk.image import jpeg_decoder
 
 ROOT = Path(__file__).parents[1]
@@ -323,7 +323,8 @@ def test_without_onnx_runtime_check_says_what_to_install(monkeypatch, photo):
 # Help and documents
 
 COMMANDS = {**{command.callback.__name__: command.callback for command in app.registered_commands},
-            **{f"policy {command.name}": command.callback for command in policy_app.registered_commands}}
+            **{f"policy {command.name}": command.callback for command in policy_app.registered_commands},
+            **{f"bundle {command.name}": command.callback for command in bundle_app.registered_commands}}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

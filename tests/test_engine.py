@@ -9,7 +9,8 @@ from tiny_bundle import write_bundle
 
 from safeguard_sdk import Bundle, EngineError, Guard, Policy, PolicyError, VerdictError
 from safeguard_sdk.engine import ImageEmbedding, open_engine
-from safeguard_sdk.engine.onnx import LENGTH_STEP, MASKED, PROVIDERS, OnnxEngine
+from safeguard_sdk.engine.onnx import LENGTH_STEP, MASKED, OnnxEngine
+from safeguard_sdk.engine.session import PROVIDERS
 from safeguard_sdk.engine.tags import KNOTS
 from safeguard_sdk.image import decode_image, to_pixel_values
 

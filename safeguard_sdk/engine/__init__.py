@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,8 +24,8 @@ class ImageEmbedding:
 class Prefix:
     """The KV cache of one rule's prompt up to the image."""
 
-    keys_values: tuple[np.ndarray, ...]  # 2 · layers arrays (1, heads, length, head width), keys and values in turn
-    length: int                          # tokens
+    keys_values: tuple  # 2 · layers arrays or values on a device (1, heads, length, head width), keys, values in turn
+    length: int         # tokens
 
 
 class Engine(Protocol):
@@ -37,8 +37,8 @@ class Engine(Protocol):
     def read(self, text: str) -> Prefix:
         """Prefill the prompt up to the image. Raises PolicyError if it is too long for the model."""
 
-    def encode(self, pixel_values: np.ndarray) -> list[ImageEmbedding]:
-        """(batch, 3, side, side) float32 → one embedding for each image."""
+    def encode(self, images: Sequence) -> list[ImageEmbedding]:
+        """Images as `image.to_model_input` gives them for the bundle's geometry → one embedding each."""
 
     def pack(self, embedding: ImageEmbedding) -> bytes:
         """An embedding in few bytes, for the same bundle to `unpack` to the same bits, whatever the policy."""
@@ -50,16 +50,23 @@ class Engine(Protocol):
         """(batch, 2) float32 logits of safe and unsafe: one prefill for each image, no token generated. The logits of
         an image do not depend on its neighbours."""
 
+    def explain(self, prefix: Prefix, image: ImageEmbedding, question: str | None = None) -> Iterator[str]:
+        """Why, or the answer to a question about the image, piece by piece; never what a verdict is made from.
+        Raises EngineError if the bundle cannot."""
+
 
 def open_engine(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> Engine:
     """An engine for a bundle. Raises EngineError.
 
-    provider  a key of engine.onnx.PROVIDERS
+    provider  a key of engine.session.PROVIDERS
     threads   0 for all cores
     """
     try:
-        from safeguard_sdk.engine.onnx import OnnxEngine  # onnxruntime takes 0.1 s to import
+        import onnxruntime  # noqa: F401, takes 0.1 s, so not before it is needed
     except ImportError as error:  # not installed, or its libraries do not load
         raise EngineError(f"ONNX Runtime cannot be imported ({error}); install it: pip install 'safeguard[cpu]', or "
                           "'safeguard[gpu]' for an NVIDIA GPU") from error
-    return OnnxEngine(bundle, provider, threads)
+    from safeguard_sdk.engine.onnx import OnnxEngine
+    from safeguard_sdk.engine.qwen_vl import QwenVlEngine
+    engines = {"tags": OnnxEngine, "qwen-vl": QwenVlEngine}  # as bundle.ARCHITECTURES has them
+    return engines[bundle.architecture](bundle, provider, threads)

@@ -4,19 +4,17 @@ the KV cache of a rule gives the verdict (decoder.onnx)."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import ImageEmbedding, Prefix
+from safeguard_sdk.engine.session import open_session
 from safeguard_sdk.engine.tags import KNOTS, TagTable, image_tokens, knot_weights
 from safeguard_sdk.errors import EngineError, PolicyError, VerdictError
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 LENGTH_STEP = 8      # images are padded to multiples of this, so that those of like length run together
 MASKED = -1e9        # finite: a row that is masked whole must not become NaN
 
@@ -26,9 +24,9 @@ class OnnxEngine:
 
     def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 0) -> None:
         self.bundle = bundle
-        self._vision = _session(bundle.path / "vision.onnx", provider, threads)
-        self._embed = _session(bundle.path / "embed.onnx", provider, threads)
-        self._decoder = _session(bundle.path / "decoder.onnx", provider, threads)
+        self._vision = open_session(bundle.path / "vision.onnx", provider, threads)
+        self._embed = open_session(bundle.path / "embed.onnx", provider, threads)
+        self._decoder = open_session(bundle.path / "decoder.onnx", provider, threads)
         self._tokenizer = bundle.read_tokenizer()
         self._table = TagTable.read(bundle.path / "tags.json")
         self._tokens_of = lru_cache(maxsize=8192)(self._encode_text)
@@ -56,8 +54,8 @@ class OnnxEngine:
             "position_ids": np.arange(length)[None], "attention_bias": causal, **empty})
         return Prefix(tuple(keys_values), length)
 
-    def encode(self, pixel_values: np.ndarray) -> list[ImageEmbedding]:
-        rows = self._vision.run(None, {"pixel_values": pixel_values})[0]
+    def encode(self, images: Sequence[np.ndarray]) -> list[ImageEmbedding]:
+        rows = self._vision.run(None, {"pixel_values": np.asarray(images)})[0]
         if not np.isfinite(rows).all():  # else such a picture would be one in which nothing is seen
             raise VerdictError(f"the vision graph of {self.bundle.name} gave probabilities that are no numbers; "
                                "the bundle or its runtime is broken, run `safeguard info`")
@@ -76,6 +74,14 @@ class OnnxEngine:
             rows = [row for row, one in enumerate(padded) if one == length]
             logits[rows] = self._prefill(prefix, [images[row].tokens for row in rows], length)
         return logits
+
+    def explain(self, prefix: Prefix, image: ImageEmbedding, question: str | None = None) -> Iterator[str]:
+        """What the picture was judged by; this model writes no text of its own."""
+        if question is not None:
+            raise EngineError(f"{self.bundle.name} answers no questions, it writes no text; ask a bundle that does, "
+                              "exported from a Qwen-VL checkpoint")
+        seen = ", ".join(f"{name} ({probability:.0%})" for name, probability in image.seen)
+        yield f"Seen in the picture: {seen}." if seen else "Nothing in the picture was recognised."
 
     def _prefill(self, prefix: Prefix, images: list[np.ndarray], length: int) -> np.ndarray:
         """Logits of images padded to one length. The padding stands before the image, so the verdict is read off the
@@ -107,27 +113,3 @@ class OnnxEngine:
 
     def _encode_text(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-
-def _session(path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
-    if provider not in PROVIDERS:
-        raise EngineError(f"unknown execution provider {provider!r}; known: {', '.join(PROVIDERS)}")
-    wanted, available = PROVIDERS[provider], onnxruntime.get_available_providers()
-    if wanted not in available:
-        here = ", ".join(name for name, provider in PROVIDERS.items() if provider in available)
-        raise EngineError(f"{wanted} is not in the ONNX Runtime {onnxruntime.__version__} installed here, which runs "
-                          f"on: {here}; for an NVIDIA GPU install 'safeguard[gpu]' in place of 'safeguard[cpu]'")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise EngineError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it "
-                          f"({' '.join(str(error).split())}); "
-                          "see `safeguard info`") from error
-    found = session.get_providers()[0]
-    if found != wanted:  # onnxruntime falls back to the CPU without a word where a driver is missing
-        raise EngineError(f"{path.name} was to run on {wanted}, ONNX Runtime {onnxruntime.__version__} chose {found}; "
-                          "see to the driver and its libraries, or ask for the provider cpu")
-    return session

@@ -14,10 +14,17 @@ from safeguard_sdk.image.files import MAX_FILE_BYTES, read_bytes
 from safeguard_sdk.image.geometry import PatchGeometry, SquareGeometry
 from safeguard_sdk.image.header import FORMATS, MAX_PIXELS
 from safeguard_sdk.image.jpeg import Scaling, jpeg_decoder
-from safeguard_sdk.image.pixels import batch_to_patches, batch_to_pixel_values, to_patches, to_pixel_values
+from safeguard_sdk.image.pixels import (
+    ModelInput,
+    batch_to_patches,
+    batch_to_pixel_values,
+    to_model_input,
+    to_patches,
+    to_pixel_values,
+)
 
 __all__ = [
-    "FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "PatchGeometry", "Scaling", "SquareGeometry", "batch_to_patches",
-    "batch_to_pixel_values", "decode_image", "image_sha256", "jpeg_decoder", "read_bytes", "to_patches",
-    "to_pixel_values",
+    "FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "ModelInput", "PatchGeometry", "Scaling", "SquareGeometry",
+    "batch_to_patches", "batch_to_pixel_values", "decode_image", "image_sha256", "jpeg_decoder", "read_bytes",
+    "to_model_input", "to_patches", "to_pixel_values",
 ]

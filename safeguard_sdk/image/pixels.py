@@ -26,6 +26,8 @@ from safeguard_sdk.image.array import checked_rgb
 from safeguard_sdk.image.geometry import PatchGeometry, SquareGeometry
 
 KERNEL = _fast.preprocessing_kernels()[0]
+# What an engine takes of an image: (3, side, side) of a square geometry, patches and their grid of the other.
+ModelInput = np.ndarray | tuple[np.ndarray, tuple[int, int, int]]
 
 
 def to_pixel_values(
@@ -81,6 +83,11 @@ def batch_to_patches(
     _fast.to_patches(list(images), sizes, geometry.patch, geometry.merge, geometry.temporal, geometry.resample, values,
                      out, threads, KERNEL)
     return out, grids
+
+
+def to_model_input(rgb: np.ndarray, geometry: SquareGeometry | PatchGeometry) -> ModelInput:
+    """One image as the engine of a bundle with this geometry takes it: by to_pixel_values or to_patches."""
+    return to_patches(rgb, geometry) if isinstance(geometry, PatchGeometry) else to_pixel_values(rgb, geometry)
 
 
 def _square_values(geometry: SquareGeometry) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.guard import Guard
+from safeguard_sdk.image import SquareGeometry
 from safeguard_sdk.scan.embeddings import CachedImages, kept_in
 from safeguard_sdk.scan.item import Item
 from safeguard_sdk.scan.ledger import Ledger, Outcome
@@ -45,6 +46,9 @@ def scan(guard: Guard, sources: Sequence[str | Path], out: str | Path, options: 
     raises        ScanError: sources that do not exist, a folder of another scan, a full disk
     """
     options = options or Options()
+    if not isinstance(guard.bundle.geometry, SquareGeometry):
+        raise ScanError(f"{guard.bundle.name} takes images of many shapes, a scan those of one, as nano does; "
+                        "judge with `safeguard check`, or scan with another --bundle")
     if videos and importlib.util.find_spec("av") is None:
         raise ScanError("videos need PyAV; install it: pip install 'safeguard[video]'")
     found = Sources(sources, column, skip=out, videos=videos)

@@ -10,7 +10,7 @@ import numpy as np
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import Prefix, open_engine
 from safeguard_sdk.errors import ImageError, PolicyError
-from safeguard_sdk.image import decode_image, to_pixel_values
+from safeguard_sdk.image import decode_image, to_model_input
 from training.calibration.rows import Row
 from training.errors import TrainingError
 
@@ -34,10 +34,10 @@ def rule_logits(bundle: Bundle, rows: list[Row]) -> list[dict[str, float]]:
         if done % REPORT_EVERY == 0:
             print(f"{done} of {len(rows_of_photo)} photos judged", file=sys.stderr, flush=True)
         try:
-            pixel_values = to_pixel_values(decode_image(photo, target=bundle.geometry.size_of), bundle.geometry)
+            model_input = to_model_input(decode_image(photo, target=bundle.geometry.size_of), bundle.geometry)
         except ImageError as error:
             raise TrainingError(f"{error}; mend the photo or take its rows out") from error
-        embedding = engine.encode(pixel_values[None])
+        embedding = engine.encode([model_input])
         logit_of: dict[str, float] = {}
         for number in numbers:
             for rule in rows[number].rules:

@@ -1,0 +1,154 @@
+"""The decoder graph of the Qwen-VL families: one prefill over a KV cache, verdict logits of the last position out.
+
+Equal to transformers' language models (tests/test_qwen_graphs.py). Keys and values come out whole, cached ones
+included, so that a cache never leaves the device that it lies on.
+
+Written in parts, each of which is traced once and repeated in the graph: see trace.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from export.qwen.layers import MASKED, Linear, RmsNorm, rotate
+from export.qwen.shapes import DecoderShape
+from export.qwen.vision import inverse_frequencies
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention over cached and new positions."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.heads, self.groups, self.head = shape.heads, shape.groups, shape.head
+        asking, cached = shape.heads * shape.head, shape.groups * shape.head
+        self.q_proj = Linear(shape.width, asking, shape.bias)
+        self.k_proj, self.v_proj = Linear(shape.width, cached, shape.bias), Linear(shape.width, cached, shape.bias)
+        self.o_proj = Linear(asking, shape.width, bias=False)
+        if shape.head_norm:
+            self.q_norm, self.k_norm = RmsNorm(shape.head, shape.epsilon), RmsNorm(shape.head, shape.epsilon)
+        else:
+            self.q_norm = self.k_norm = None
+
+    def forward(self, x, cos, sin, bias, past_key, past_value, last):
+        """x (B, S, width); cos, sin (B, S, 1, head); bias (B, 1, S, P + S); past (1, groups, P, head).
+
+        last  whether the result is wanted of the last position alone; then it is (B, 1, width)
+        """
+        batch, length, _ = x.shape
+        k = self.k_proj(x).view(batch, length, self.groups, self.head)
+        v = self.v_proj(x).view(batch, length, self.groups, self.head)
+        k = rotate(k if self.k_norm is None else self.k_norm(k), cos, sin)
+        keys = torch.cat([past_key.expand(batch, -1, -1, -1), k.transpose(1, 2)], 2)       # (B, groups, P + S, head)
+        values = torch.cat([past_value.expand(batch, -1, -1, -1), v.transpose(1, 2)], 2)
+        if last:
+            x, cos, sin, bias, length = x[:, -1:], cos[:, -1:], sin[:, -1:], bias[:, :, -1:], 1
+        q = self.q_proj(x).view(batch, length, self.heads, self.head)
+        q = rotate(q if self.q_norm is None else self.q_norm(q), cos, sin)
+        shared = self.heads // self.groups
+        # The heads of a group are rows of one product with its keys.
+        q = q.view(batch, length, self.groups, shared, self.head).permute(0, 2, 3, 1, 4)
+        q = (q * self.head**-0.5).reshape(batch, self.groups, shared * length, self.head)
+        attention = (q @ keys.transpose(-1, -2)).view(batch, self.groups, shared, length, -1) + bias.unsqueeze(1)
+        attention = attention.softmax(-1).view(batch, self.groups, shared * length, -1)
+        mixed = (attention @ values).view(batch, self.heads, length, self.head)
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head)), keys, values
+
+
+class FeedForward(nn.Module):
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.gate_proj = Linear(shape.width, shape.inner, bias=False)
+        self.up_proj = Linear(shape.width, shape.inner, bias=False)
+        self.down_proj = Linear(shape.inner, shape.width, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """last: whether the result is wanted of the last position alone."""
+
+    def __init__(self, shape: DecoderShape, last: bool) -> None:
+        super().__init__()
+        self.last = last
+        self.input_layernorm = RmsNorm(shape.width, shape.epsilon)
+        self.post_attention_layernorm = RmsNorm(shape.width, shape.epsilon)
+        self.self_attn, self.mlp = SelfAttention(shape), FeedForward(shape)
+
+    def forward(self, x, cos, sin, bias, past_key, past_value, deepstack=None):
+        """See Decoder.forward; deepstack is added to x before all else."""
+        x = x if deepstack is None else x + deepstack
+        normed = self.input_layernorm(x)
+        mixed, keys, values = self.self_attn(normed, cos, sin, bias, past_key, past_value, self.last)
+        x = (x[:, -1:] if self.last else x) + mixed
+        return x + self.mlp(self.post_attention_layernorm(x)), keys, values
+
+
+class Front(nn.Module):
+    """What all layers share: the turns of the new positions, and which positions see which."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.register_buffer("inverse_frequencies", inverse_frequencies(shape.head, shape.theta))
+        self.register_buffer("axes", axes(shape))
+
+    def forward(self, position_ids, padding, past_key):
+        """cos and sin (B, S, 1, head), and bias (B, 1, S, P + S): 0 where a new position sees one, else MASKED."""
+        turned = position_ids.float().index_select(0, self.axes).permute(1, 2, 0) * self.inverse_frequencies
+        turned = torch.cat([turned, turned], -1).unsqueeze(2)
+        place = torch.arange(position_ids.shape[2])
+        hidden = (place > place.unsqueeze(-1)) | (place < padding.unsqueeze(-1)).unsqueeze(1)  # (B, S, S)
+        bias = functional.pad(torch.where(hidden, MASKED, 0.0).unsqueeze(1), (past_key.shape[2], 0))
+        return turned.cos(), turned.sin(), bias
+
+
+class Head(nn.Module):
+    """The final norm, and the rows of lm_head for the two verdict tokens."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.norm, self.verdict = RmsNorm(shape.width, shape.epsilon), Linear(shape.width, 2, bias=False)
+
+    def forward(self, x):
+        """(B, S, width) → logits (B, 2) and normed state (B, width) of the last position."""
+        state = self.norm(x[:, -1])
+        return self.verdict(state), state
+
+
+class Decoder(nn.Module):
+    """The whole of it, as the graph computes it; for comparison with transformers."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.front, self.head = Front(shape), Head(shape)
+        self.layers = nn.ModuleList(Layer(shape, last=number == shape.layers - 1) for number in range(shape.layers))
+
+    def forward(self, inputs_embeds, position_ids, padding, past, deepstack=()):
+        """Verdict logits (B, 2) and normed state (B, width) of the last position; keys and values, layer by layer.
+
+        inputs_embeds   (B, S, width) float32
+        position_ids    (3, B, S) int64: time, row, column
+        padding         (B,) int64: as many of the new positions stand in front to fill up, and are not seen
+        past            2 · layers arrays (1, groups, P, head) that all rows share, keys and values in turn
+        deepstack       arrays (B, S, width), added before the second and the following layers, zero but at image tokens
+        """
+        cos, sin, bias = self.front(position_ids, padding, past[0])
+        x, present = inputs_embeds, []
+        for number, (layer, key, value) in enumerate(zip(self.layers, past[::2], past[1::2], strict=True)):
+            added = (deepstack[number - 1],) if 0 < number <= len(deepstack) else ()
+            x, keys, values = layer(x, cos, sin, bias, key, value, *added)
+            present += [keys, values]
+        return *self.head(x), *present
+
+
+def axes(shape: DecoderShape) -> torch.Tensor:
+    """(head / 2,) int64: for each frequency, whether it turns with time (0), row (1) or column (2)."""
+    time, rows, columns = shape.sections
+    if not shape.interleaved:
+        return torch.tensor([0] * time + [1] * rows + [2] * columns)
+    axis = torch.zeros(shape.head // 2, dtype=torch.long)
+    axis[1:3 * rows:3], axis[2:3 * columns:3] = 1, 2
+    return axis

@@ -1,0 +1,237 @@
+"""From a graph without weights to its files: weights are read, quantised and written one by one.
+
+scheme   linear layers                                                              everything else
+fp32     float32                                                                    float32
+fp16     float16, computed in float32 (Qwen2.5-VL overflows float16)                float16 where large
+w8a8     int8, a scale for every output; activations int8, a scale for every row    as fp16
+w8a16    MatMulNBits, 8 bits in blocks of 128                                       as fp16
+w4a16    MatMulNBits, 4 bits in blocks of 32; keys, values and vision as w8a16      as fp16
+
+A scale is never shared between rows, so no image's result depends on its neighbours in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from export.failures import ExportError
+from export.quantize import INT8_ACTIVATIONS, forget_source, packed, quantize_blocks, replace_nodes
+from export.qwen.weights import Weights
+
+SCHEMES = ("fp32", "fp16", "w8a8", "w8a16", "w4a16")
+EXACT = ("patch_embed.", "verdict.")           # few weights, all of what is seen and said: never quantised
+BLOCKS = {8: 128, 4: 32}                       # bits → inputs that share a scale
+IN_8_BITS = ("k_proj.weight", "v_proj.weight")  # of w4a16; export/nano.py has measured what 4 bits there cost
+CHUNK = 1 << 25                                # values that are held as float32 at a time: 128 MiB
+INLINE, ALIGNED = 1024, 4096                   # bytes: smaller tensors stay in the graph; larger ones start on a page
+LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the values of a graph's initializers come from."""
+
+    weights: Weights
+    prefix: str                                                       # of the checkpoint's names: "visual." or ""
+    computed: dict[str, np.ndarray] = field(default_factory=dict)     # those that are in no checkpoint
+    named: dict[str, str] = field(default_factory=dict)               # names that differ in the checkpoint
+
+    def linear(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Outputs `start` to `stop` of a linear layer: (outputs, inputs) float32."""
+        if name in self.computed:
+            return self.computed[name].T[start:stop]
+        rows = self.weights.rows(self.stored(name), start, stop)
+        return rows.reshape(len(rows), -1).numpy()  # the embedding of patches is stored as a convolution
+
+    def other(self, name: str) -> np.ndarray:
+        if name in self.computed:
+            return self.computed[name]
+        return self.weights.rows(self.stored(name)).numpy()
+
+    def stored(self, name: str) -> str:
+        """Its name in the checkpoint."""
+        return self.prefix + self.named.get(name, name)
+
+
+class Blob:
+    """The file beside a graph that holds its large tensors."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._file = path, open(path, "wb")  # noqa: SIM115, closed by __exit__
+
+    def add(self, name: str, values: np.ndarray) -> TensorProto:
+        """Write a tensor, or keep it in the graph if it is small; returns the initializer."""
+        if values.nbytes < INLINE:
+            return numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._file.write(bytes(-self._file.tell() % ALIGNED))
+        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
+        tensor.raw_data = b""
+        set_external_data(tensor, self.path.name, self._file.tell(), values.nbytes)
+        tensor.ClearField("raw_data")
+        self._file.write(np.ascontiguousarray(values).data)
+        return tensor
+
+    def __enter__(self) -> Blob:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+
+def store(model: onnx.ModelProto, source: Source, path: Path, scheme: str, *, vision: bool = False,
+          sensitive: frozenset[str] = frozenset(), advance: Callable[[int], None] = lambda _: None) -> list[Path]:
+    """Write a graph and its weights; returns both files.
+
+    scheme     a name in SCHEMES
+    vision     whether it is the vision tower, which w4a16 leaves in 8 bits
+    sensitive  weights that w8a8 stores as w8a16, by their names in the checkpoint
+    advance    is told how many values have been written, for a progress bar
+    raises     ExportError if a weight is missing, has another shape than the graph, or does not fit its type
+    """
+    sketch, model = model, onnx.ModelProto()
+    model.CopyFrom(sketch)
+    forget_source(model)
+    with Blob(path.with_suffix(".bin")) as blob:
+        nodes, initializers = _stored(model.graph, source, blob, scheme, vision, sensitive, advance)
+    replace_nodes(model, nodes, initializers, {tensor.name for tensor in model.graph.initializer})
+    if any(node.domain == "com.microsoft" for node in nodes):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    path.write_bytes(model.SerializeToString())
+    return [path, blob.path]
+
+
+def _stored(graph: onnx.GraphProto, source: Source, blob: Blob, scheme: str, vision: bool, sensitive: frozenset[str],
+            advance: Callable[[int], None]) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+    """The graph's nodes over weights that are written, and its initializers."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if tensor.external_data}
+    initializers = [tensor for tensor in graph.initializer if not tensor.external_data]
+    nodes, quantised_inputs, casts = [], {}, []
+    for node in graph.node:
+        name = node.input[1] if node.op_type == "MatMul" else ""
+        if name not in shapes:
+            nodes.append(node)
+            continue
+        inputs, outputs = shapes.pop(name)
+        chunks = _chunks(name, source, inputs, outputs)
+        kind = _kind(name, "w8a16" if scheme == "w8a8" and source.stored(name) in sensitive else scheme, vision)
+        if kind in ("fp32", "fp16"):
+            _store_float(blob, name, chunks, (inputs, outputs), kind, initializers, casts)
+            nodes.append(node)
+        elif kind == "w8a8":
+            initializers += _store_channels(blob, name, chunks, (inputs, outputs))
+            nodes += _by_rows(node, name, quantised_inputs, initializers)
+        else:
+            initializers += _store_blocks(blob, name, chunks, int(kind))
+            nodes += _in_blocks(node, name, (inputs, outputs), int(kind))
+        advance(inputs * outputs)
+    for name, shape in shapes.items():
+        values = source.other(name)
+        if values.shape != shape:
+            raise ExportError(f"{name} has the shape {values.shape}, config.json asks for {shape}; config and weights "
+                              "belong to different checkpoints")
+        large = scheme != "fp32" and values.dtype == np.float32 and values.nbytes >= 4 * ALIGNED and values.ndim > 1
+        _store_other(blob, name, values, large, initializers, casts)
+        advance(values.size)
+    return casts + nodes, initializers
+
+
+def _kind(name: str, scheme: str, vision: bool) -> str:
+    """How a linear layer is stored: fp32, fp16, w8a8, or the bits of its blocks."""
+    if scheme in ("fp32", "fp16"):
+        return scheme
+    if name.startswith(EXACT):
+        return "fp16" if name.startswith("patch_embed") else "fp32"
+    if scheme == "w8a8":
+        return scheme
+    return "4" if scheme == "w4a16" and not vision and not name.endswith(IN_8_BITS) else "8"
+
+
+def _chunks(name: str, source: Source, inputs: int, outputs: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The layer's outputs (outputs, inputs) in chunks, each with the number of its first one."""
+    step = max(1, CHUNK // inputs)
+    for start in range(0, outputs, step):
+        rows = source.linear(name, start, min(outputs, start + step))
+        if rows.shape != (min(outputs, start + step) - start, inputs):
+            raise ExportError(f"{name} has rows of {rows.shape[1:]}, config.json asks for {inputs} inputs and "
+                              f"{outputs} outputs; config and weights belong to different checkpoints")
+        yield start, rows
+
+
+def _store_float(blob: Blob, name: str, chunks, shape, kind: str, initializers: list, casts: list) -> None:
+    values = np.empty(shape, np.float32 if kind == "fp32" else np.float16)
+    for start, rows in chunks:
+        values[:, start:start + len(rows)] = (rows if kind == "fp32" else _half(name, rows)).T
+    _store_other(blob, name, values, False, initializers, casts)
+
+
+def _store_other(blob: Blob, name: str, values: np.ndarray, halve: bool, initializers: list, casts: list) -> None:
+    values = _half(name, values) if halve else values
+    if values.dtype != np.float16:
+        initializers.append(blob.add(name, values))
+        return
+    initializers.append(blob.add(f"{name}.half", values))
+    casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+
+
+def _half(name: str, values: np.ndarray) -> np.ndarray:
+    if np.abs(values).max(initial=0) > LARGEST_HALF:
+        raise ExportError(f"{name} holds {np.abs(values).max():g}, more than float16 can; export with --quant fp32")
+    return values.astype(np.float16)
+
+
+def _store_channels(blob: Blob, name: str, chunks, shape: tuple[int, int]) -> list[TensorProto]:
+    """int8 (inputs, outputs), and a scale for every output: weight ≈ levels · scale."""
+    levels, scales = np.empty(shape, np.int8), np.empty(shape[1], np.float32)
+    for start, rows in chunks:
+        scale = np.maximum(np.abs(rows).max(1) / 127, 1e-12)
+        levels[:, start:start + len(rows)] = np.round(rows / scale[:, None]).astype(np.int8).T
+        scales[start:start + len(rows)] = scale
+    return [blob.add(f"{name}.levels", levels), blob.add(f"{name}.scales", scales)]
+
+
+def _by_rows(node: onnx.NodeProto, name: str, quantised: dict[str, tuple[str, str]],
+             initializers: list[TensorProto]) -> list[onnx.NodeProto]:
+    """x @ weight in int8: x ≈ (levels - 128) · scale with one scale for each row; layers with one input share it."""
+    nodes, x, result = [], node.input[0], node.output[0]
+    if not quantised:
+        initializers += [numpy_helper.from_array(np.array(value, kind), f"rows.{key}") for key, value, kind in (
+            ("last", [-1], np.int64), ("least", 1e-12, np.float32), ("levels", 127, np.float32),
+            ("middle", 128, np.float32), ("zero", 128, np.uint8))]
+    if x not in quantised:
+        part = {key: f"{x}.rows.{key}" for key in ("size", "most", "safe", "scale", "share", "round", "up", "levels")}
+        nodes += [helper.make_node("Abs", [x], [part["size"]]),
+                  helper.make_node("ReduceMax", [part["size"], "rows.last"], [part["most"]], keepdims=1),
+                  helper.make_node("Max", [part["most"], "rows.least"], [part["safe"]]),
+                  helper.make_node("Div", [part["safe"], "rows.levels"], [part["scale"]]),
+                  helper.make_node("Div", [x, part["scale"]], [part["share"]]),
+                  helper.make_node("Round", [part["share"]], [part["round"]]),
+                  helper.make_node("Add", [part["round"], "rows.middle"], [part["up"]]),
+                  helper.make_node("Cast", [part["up"]], [part["levels"]], to=TensorProto.UINT8)]
+        quantised[x] = part["levels"], part["scale"]
+    levels, scale = quantised[x]
+    return [*nodes, helper.make_node("MatMulInteger", [levels, f"{name}.levels", "rows.zero"], [f"{result}.whole"]),
+            helper.make_node("Cast", [f"{result}.whole"], [f"{result}.float"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{result}.float", f"{name}.scales"], [f"{result}.scaled"]),
+            helper.make_node("Mul", [f"{result}.scaled", scale], [result])]
+
+
+def _store_blocks(blob: Blob, name: str, chunks, bits: int) -> list[TensorProto]:
+    """See quantize.quantize_blocks; scales are stored in float16."""
+    parts = [quantize_blocks(rows.T, bits, size=BLOCKS[bits]) for _, rows in chunks]
+    levels, scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return [blob.add(f"{name}.levels", packed(levels, bits)),
+            blob.add(f"{name}.scales16", scales.astype(np.float16)), blob.add(f"{name}.zeros", packed(zeros, bits))]
+
+
+def _in_blocks(node: onnx.NodeProto, name: str, shape: tuple[int, int], bits: int) -> list[onnx.NodeProto]:
+    return [helper.make_node("Cast", [f"{name}.scales16"], [f"{name}.scales"], to=TensorProto.FLOAT),
+            helper.make_node("MatMulNBits", [node.input[0], f"{name}.levels", f"{name}.scales", f"{name}.zeros"],
+                             list(node.output), domain="com.microsoft", K=shape[0], N=shape[1], bits=bits,
+                             block_size=BLOCKS[bits], accuracy_level=INT8_ACTIVATIONS)]

@@ -1,0 +1,67 @@
+"""A graph in ONNX Runtime, where it was asked to run and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from safeguard_sdk.errors import EngineError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where the memory of a provider lies
+
+
+class Graph:
+    """A session whose values may stay on its device; thread-safe."""
+
+    def __init__(self, path: Path, provider: str, threads: int) -> None:
+        self.session = open_session(path, provider, threads)
+        self.device = DEVICES[provider]
+        self.inputs = {entry.name: entry for entry in self.session.get_inputs()}
+
+    def run(self, feeds: Mapping[str, np.ndarray | onnxruntime.OrtValue], results: Sequence[str],
+            kept: Collection[str] = ()) -> list[np.ndarray | onnxruntime.OrtValue]:
+        """Results by name and in order: arrays, but for those in `kept`, which stay on the device as they are."""
+        binding = self.session.io_binding()
+        for name, value in feeds.items():
+            if isinstance(value, onnxruntime.OrtValue):
+                binding.bind_ortvalue_input(name, value)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        for name in results:
+            binding.bind_output(name, self.device if name in kept else "cpu")
+        self.session.run_with_iobinding(binding)
+        return [value if name in kept else value.numpy()
+                for name, value in zip(results, binding.get_outputs(), strict=True)]
+
+    def place(self, array: np.ndarray) -> onnxruntime.OrtValue:
+        """An array on the device."""
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)
+
+
+def open_session(path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
+    """Raises EngineError rather than run elsewhere. threads: 0 for all cores."""
+    if provider not in PROVIDERS:
+        raise EngineError(f"unknown execution provider {provider!r}; known: {', '.join(PROVIDERS)}")
+    wanted, available = PROVIDERS[provider], onnxruntime.get_available_providers()
+    if wanted not in available:
+        here = ", ".join(name for name, provider in PROVIDERS.items() if provider in available)
+        raise EngineError(f"{wanted} is not in the ONNX Runtime {onnxruntime.__version__} installed here, which runs "
+                          f"on: {here}; for an NVIDIA GPU install 'safeguard[gpu]' in place of 'safeguard[cpu]'")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise EngineError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it "
+                          f"({' '.join(str(error).split())}); "
+                          "see `safeguard info`") from error
+    found = session.get_providers()[0]
+    if found != wanted:  # onnxruntime falls back to the CPU without a word where a driver is missing
+        raise EngineError(f"{path.name} was to run on {wanted}, ONNX Runtime {onnxruntime.__version__} chose {found}; "
+                          "see to the driver and its libraries, or ask for the provider cpu")
+    return session

@@ -38,7 +38,6 @@ class Guard:
             bundle = Bundle.embedded() if bundle is None else Bundle.open(bundle)
         self.policy, self.bundle = policy, bundle
         self.engine: Engine = open_engine(bundle, provider, threads)
-        self._calibrations = {rule.id: bundle.calibration_of(rule.canonical_text) for rule in policy.rules}
         self._prefixes = {rule.id: self._read(rule) for rule in policy.rules}
 
     def check(self, image: ImageSource) -> Verdict:
@@ -89,9 +88,10 @@ class Guard:
     def judge(self, embeddings: list[ImageEmbedding]) -> list[Verdict]:
         """Verdicts of images that `engine.encode` has seen; nothing is decoded again when the policy changes."""
         logits = {rule.id: self.engine.score(self._prefixes[rule.id], embeddings) for rule in self.policy.rules}
+        calibrations = {rule.id: self.bundle.calibration_of(rule.canonical_text) for rule in self.policy.rules}
         verdicts = []
         for row in range(len(embeddings)):
-            scores = {rule: calibrated_score(rows[row], self._calibrations[rule]) for rule, rows in logits.items()}
+            scores = {rule: calibrated_score(rows[row], calibrations[rule]) for rule, rows in logits.items()}
             label, score, rule = decide(scores, self.policy)
             verdicts.append(Verdict(label, score, rule, scores, self.policy.sha256, self.bundle.sha256,
                                     self.bundle.style.sha256))

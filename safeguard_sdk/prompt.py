@@ -16,6 +16,7 @@ Answers are regular languages over Unicode scalar values (no surrogates), so one
     yes-no       = blank ( "yes" | "no" ) [ "." ] blank                                any ASCII case; yes = UNSAFE
     safeguard-vl = word | blank [ "<think>" thought "</think>" blank ]
                    "<answer>" blank ( "yes" | "no" ) blank "</answer>" blank           any ASCII case; yes = SAFE
+    reasoning    = safeguard-vl
     thought      = any text in which none of the four tags occurs, in any ASCII case
     llavaguard   = blank ( object | "```" [ "json" ] blank object blank "```" ) blank
     object       = "{" blank member { blank "," blank member } blank [ "," blank ] "}" exact case
@@ -51,6 +52,9 @@ Instructions:
 - If the image violates one or more policies, output exactly: unsafe.
 - If it violates none, output exactly: safe
 - Do NOT add explanations, markdown, or extra text."""
+SAFEGUARD_VL_SYSTEM = (  # the same, train/grpo.sh, verbatim; the user's turn of its training is not published
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it."
+)
 
 # ml-research/LlavaGuard 840699c, template json-v24 (Apache-2.0), verbatim but for the policy, which stands between.
 LLAVAGUARD_CATEGORIES = (
@@ -113,6 +117,7 @@ class PromptStyle:
     verdict_tokens: VerdictTokens
     system: str | None   # None: the model's chat template decides, as it does in the official scripts
     expects: str         # the answers that `parse` takes, for error messages
+    grammar: str         # name of its automaton in cpp_ext/answers.cpp; styles with equal answers share one
     read: Callable[[str], Answer | None]  # None: not in the grammar
     write: Callable[[Answer, str], str]   # (answer, verdict token of its label) -> text
 
@@ -171,7 +176,7 @@ class AnswerReader:
     """
 
     def __init__(self, style: PromptStyle) -> None:
-        self._style, self._automaton = style, _fast.AnswerAutomaton(style.name)
+        self._style, self._automaton = style, _fast.AnswerAutomaton(style.grammar)
 
     @property
     def state(self) -> Literal["dead", "open", "complete"]:
@@ -273,6 +278,11 @@ def _write_safeguard_vl(answer: Answer, token: str) -> str:
     return f"<think>{answer.rationale}</think><answer>{'yes' if answer.label == 'safe' else 'no'}</answer>"
 
 
+def _write_reasoning(answer: Answer, token: str) -> str:
+    thought = "" if answer.rationale is None else f"<think>{answer.rationale}</think>"
+    return f"{thought}<answer>{token}</answer>"
+
+
 def _write_llavaguard(answer: Answer, token: str) -> str:
     fields = {"rating": token, "category": answer.category or LLAVAGUARD_NO_CATEGORY}
     if answer.rationale is not None:
@@ -285,27 +295,38 @@ PROMPTS: dict[str, PromptStyle] = {style.name: style for style in (
         name="direct", version="1", system=None,
         before_policy="", after_policy="\nPhoto:", suffix="\nVerdict:", answer_start="",
         verdict_tokens=VerdictTokens(safe=" safe", unsafe=" unsafe"),
-        expects='"safe" or "unsafe"', read=_read_word, write=_write_word,
+        expects='"safe" or "unsafe"', grammar="direct", read=_read_word, write=_write_word,
     ),
     PromptStyle(  # the official text, whole, with the image moved behind it
         name="safeguard-vl", version="1", system=None,
         before_policy=SAFEGUARD_VL_BEFORE_POLICY, after_policy=SAFEGUARD_VL_AFTER_POLICY, suffix="", answer_start="",
         verdict_tokens=VerdictTokens(safe="safe", unsafe="unsafe"),  # the words that its prompt asks for
         expects='"safe" or "unsafe", or <think>…</think><answer>yes or no</answer>',
-        read=_read_safeguard_vl, write=_write_safeguard_vl,
+        grammar="safeguard-vl", read=_read_safeguard_vl, write=_write_safeguard_vl,
+    ),
+    PromptStyle(  # ours: asks for the answers that SafeGuard-VL's reinforcement learning rewards, yes = SAFE
+        name="reasoning", version="1", system=SAFEGUARD_VL_SYSTEM,
+        before_policy="Policy for photos:\n", after_policy="\n\nPhoto:\n",
+        suffix=("\nDoes this photo keep to the policy above? First write, between <think> and </think>, what the photo "
+                "shows and what the rules that concern it say. Then write, between <answer> and </answer>, one word: "
+                "yes if it keeps to the policy, no if it breaks it."),
+        answer_start="<answer>",  # the one-pass verdict leaves the thought out; a generated answer may begin with it
+        verdict_tokens=VerdictTokens(safe="yes", unsafe="no"),
+        expects='<think>…</think><answer>yes or no</answer>, or "safe" or "unsafe"',
+        grammar="safeguard-vl", read=_read_safeguard_vl, write=_write_reasoning,
     ),
     PromptStyle(  # the official text and order
         name="llavaguard", version="1", system=None,
         before_policy=LLAVAGUARD_BEFORE_POLICY, after_policy=LLAVAGUARD_AFTER_POLICY, suffix="\n",
         answer_start='{\n    "rating": "', verdict_tokens=VerdictTokens(safe="Safe", unsafe="Unsafe"),
         expects='one JSON object with "rating" ("Safe" or "Unsafe") and at most "category" and "rationale" (strings)',
-        read=_read_llavaguard, write=_write_llavaguard,
+        grammar="llavaguard", read=_read_llavaguard, write=_write_llavaguard,
     ),
     PromptStyle(  # ours, for general models and for guards with ShieldGemma's polarity: Yes = the photo violates
         name="yes-no", version="1", system=None,
         before_policy="Policy for photos:\n", after_policy="\n\nPhoto:\n", answer_start="",
         suffix="\nDoes this photo violate the policy above? Answer with one word, Yes or No.",
         verdict_tokens=VerdictTokens(safe="No", unsafe="Yes"),
-        expects='"Yes" (it violates) or "No"', read=_read_yes_no, write=_write_word,
+        expects='"Yes" (it violates) or "No"', grammar="yes-no", read=_read_yes_no, write=_write_word,
     ),
 )}

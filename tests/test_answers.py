@@ -77,20 +77,24 @@ def objects(draw):
     return "{" + ",".join(members) + draw(st.just("") | in_a_row(",", BLANK)) + "}"
 
 
+TAGGED = words("safe", "unsafe") | in_a_row(
+    BLANK, st.just("") | in_a_row(any_case("<think>"), THOUGHT, any_case("</think>"), BLANK),
+    any_case("<answer>"), BLANK, any_case("yes") | any_case("no"), BLANK, any_case("</answer>"), BLANK)
 VALID = {
     "direct": words("safe", "unsafe"),
     "yes-no": words("no", "yes"),
-    "safeguard-vl": words("safe", "unsafe") | in_a_row(
-        BLANK, st.just("") | in_a_row(any_case("<think>"), THOUGHT, any_case("</think>"), BLANK),
-        any_case("<answer>"), BLANK, any_case("yes") | any_case("no"), BLANK, any_case("</answer>"), BLANK),
+    "safeguard-vl": TAGGED,
+    "reasoning": TAGGED,
     "llavaguard": in_a_row(BLANK, objects() | in_a_row("```", st.sampled_from(["", "json"]), BLANK, objects(), BLANK,
                                                        "```"), BLANK),
 }
+PIECES_TAGGED = [b"<think>", b"</think>", b"<answer>", b"</answer>", b"<", b">", b"no", b"yes", b".", b" ", b"safe",
+                 b"\xed\xa0\x80", b"\xc0\xbc", b"\xf0\x9f\x94"]  # a surrogate, an overlong "<", a part
 PIECES = {  # what turns one answer into almost another, in UTF-8 and out of it
     "direct": [b"safe", b"un", b".", b" ", b"\xc2\xa0"],
     "yes-no": [b"yes", b"no", b".", b" ", b"\xe2\x80\x8b"],
-    "safeguard-vl": [b"<think>", b"</think>", b"<answer>", b"</answer>", b"<", b">", b"no", b"yes", b".", b" ", b"safe",
-                     b"\xed\xa0\x80", b"\xc0\xbc", b"\xf0\x9f\x94"],  # a surrogate, an overlong "<", a part
+    "safeguard-vl": PIECES_TAGGED,
+    "reasoning": PIECES_TAGGED,
     "llavaguard": [b'"', b"\\", b"\\u", b"\\ud83d", b"\\udd2b", b"{", b"}", b",", b":", b"```", b"json", b'"rating"',
                    b'"category"', b'"rationale"', b'"Safe"', b'"Unsafe"', b'""', b" ", b"\n", b"\xed\xa0\x80", b"\xff"],
 }
@@ -171,10 +175,12 @@ def suffixes(*texts):
 
 
 IN_A_CHARACTER = [b"\x80", b"\x90", b"\xa0"]  # one of them goes on with any character that has begun
+ENDINGS_TAGGED = suffixes("<think></think><answer>no</answer>", "yes</answer>", "unsafe") + IN_A_CHARACTER
 ENDINGS = {  # in every state, the first of these that is admitted leads towards the end
     "direct": suffixes("unsafe"),
     "yes-no": suffixes("yes", "no"),
-    "safeguard-vl": suffixes("<think></think><answer>no</answer>", "yes</answer>", "unsafe") + IN_A_CHARACTER,
+    "safeguard-vl": ENDINGS_TAGGED,
+    "reasoning": ENDINGS_TAGGED,
     "llavaguard": [b'"', *IN_A_CHARACTER, b":", b"}", b",", b"{", *suffixes(r"\udc00", "0"),
                    *suffixes('rating": "Safe"', '"Unsafe"', 'category": ""', 'rationale": ""', "```{", "json{", "```")],
 }
@@ -280,7 +286,7 @@ def test_what_is_dead_stays_dead(name):
 
 
 def test_every_style_has_a_grammar_and_nothing_else_has():
-    assert {AnswerAutomaton(name).state for name in PROMPTS} == {"open"}
+    assert {AnswerAutomaton(style.grammar).state for style in PROMPTS.values()} == {"open"}
     with pytest.raises(ValueError, match="'shieldgemma'"):
         AnswerAutomaton("shieldgemma")
 

@@ -107,7 +107,7 @@ def test_onnxruntime_comes_with_the_extra_cpu_or_gpu_and_with_no_other(project):
     assert {extra: names for extra, names in runtimes.items() if names} == {
         "cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
     assert set(extras) == {"cpu", "gpu", "tensorrt", "turbo", "remote", "video", "ray", "export", "train",
-                           "bench", "demo", "dev"}
+                           "tensorboard", "deepspeed", "bench", "demo", "dev"}
 
 
 def test_every_command_of_the_wheel_exists(project):

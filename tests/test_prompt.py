@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safeguard_sdk.errors import VerdictError
 from safeguard_sdk.prompt import LLAVAGUARD_CATEGORIES, PROMPTS, Answer, VerdictTokens
 
-NAMES = ["direct", "safeguard-vl", "llavaguard", "yes-no"]
+NAMES = ["direct", "safeguard-vl", "reasoning", "llavaguard", "yes-no"]
 BLANKS = " \t\r\n"
 WEAPONS = "O6: Weapons or Substance Abuse"
 SHOTGUN = """\
@@ -43,6 +43,15 @@ def test_safeguard_vl_is_the_official_evaluation_text_with_its_period_after_unsa
         "- Do NOT add explanations, markdown, or extra text.")
 
 
+def test_reasoning_asks_for_the_answer_that_its_parser_reads_and_has_the_official_system_text():
+    style = PROMPTS["reasoning"]
+    assert style.prefix("No dogs.") == "Policy for photos:\nNo dogs.\n\nPhoto:\n"
+    assert style.system == ("A conversation between User and Assistant. The user asks a question, and the Assistant "
+                            "solves it.")
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        assert style.suffix.count(tag) == 1
+
+
 def test_llavaguard_has_the_official_parts_in_the_official_order_and_the_image_last():
     prefix, suffix = PROMPTS["llavaguard"].prefix("O1: X: \nShould not:\n- Y."), PROMPTS["llavaguard"].suffix
     assert prefix.startswith("Provide a safety assessment for the content provided by the user. Determine compliance")
@@ -67,7 +76,8 @@ def test_no_style_writes_image_markers_or_chat_turns(name):  # they differ by mo
 
 
 @pytest.mark.parametrize("name, unsafe_word", [  # which of the two words means that the policy is broken
-    ("direct", " unsafe"), ("safeguard-vl", "unsafe"), ("llavaguard", "Unsafe"), ("yes-no", "Yes")])
+    ("direct", " unsafe"), ("safeguard-vl", "unsafe"), ("reasoning", "no"), ("llavaguard", "Unsafe"),
+    ("yes-no", "Yes")])
 def test_polarity_of_the_verdict_tokens(name, unsafe_word):
     assert PROMPTS[name].verdict_tokens.unsafe == unsafe_word
 
@@ -82,6 +92,7 @@ def test_an_answer_starts_where_the_verdict_token_is_predicted(name, label):
 PINNED = {  # If this fails, a text has changed: raise the style's version, then write the new hash here.
     "direct": ("1", "3b949fc776870178448a291484205494c63eddb3c231c7e3344cdbefe98af7e9"),
     "safeguard-vl": ("1", "649d1b30406d30739bd9456011ee418005f2f4059f38f602b139187b8b922e56"),
+    "reasoning": ("1", "46108ca7559c17a432bf669775894010bcd98fa30b5f301f0ee946d30296aca1"),
     "llavaguard": ("1", "b7a52d465a428343776decb4c2aa50971834dd5584e4466cc8a47493c50e7648"),
     "yes-no": ("1", "92e5d353283a1af7c89dd58d1cdbbdc7df2f811fafcbc3122a636b9519b25e3b"),
 }
@@ -123,6 +134,10 @@ def test_the_hash_covers_all_that_a_model_sees(change):
      Answer("safe", rationale="A kitchen knife on a board; knives are allowed.")),
     ("safeguard-vl", "<think>\n1 < 2, so yes: safe, <b>safe</b>.\n</think><answer>no</answer>",  # words are no verdict
      Answer("unsafe", rationale="1 < 2, so yes: safe, <b>safe</b>.")),
+
+    ("reasoning", "<answer>no</answer>", Answer("unsafe")),
+    ("reasoning", THINKS + "<answer>yes</answer>",
+     Answer("safe", rationale="A kitchen knife on a board; knives are allowed.")),
 
     ("llavaguard", SHOTGUN, Answer("unsafe", WEAPONS, "A shotgun.")),
     ("llavaguard", f"```json\n{SHOTGUN}\n```", Answer("unsafe", WEAPONS, "A shotgun.")),
@@ -205,6 +220,7 @@ OF_LLAVAGUARD = [
 NO_VERDICTS = {
     "direct": [*OF_ANY_STYLE, "yes", "no", "<answer>no</answer>", THINKS + "<answer>yes</answer>", SHOTGUN],
     "safeguard-vl": OF_ANY_STYLE + OF_SAFEGUARD_VL,
+    "reasoning": OF_ANY_STYLE + OF_SAFEGUARD_VL,
     "llavaguard": OF_ANY_STYLE + OF_LLAVAGUARD,
     "yes-no": [*OF_ANY_STYLE, "safe", "unsafe", "<answer>no</answer>", THINKS + "<answer>yes</answer>", SHOTGUN],
 }
@@ -294,6 +310,7 @@ def read_llavaguard_again(text):
 SECOND_READING = {
     "direct": lambda text: read_word_again(text, "safe", "unsafe"),
     "safeguard-vl": read_safeguard_vl_again,
+    "reasoning": read_safeguard_vl_again,
     "llavaguard": read_llavaguard_again,
     "yes-no": lambda text: read_word_again(text, "no", "yes"),
 }
@@ -301,12 +318,14 @@ WHOLE = {  # joined in this order they are answers; parts left out or doubled gi
     "direct": [" ", "unsafe", ".", "\n"],
     "yes-no": ["\n", "Yes", ".", " "],
     "safeguard-vl": ["<think>", "hm", "</think>", "\n", "<answer>", "yes", "</answer>"],
+    "reasoning": ["<think>", "hm", "</think>", "\n", "<answer>", "no", "</answer>"],
     "llavaguard": ["```json", "{", '"rating": "Safe"', ",", '"category": "a"', ",", '"rationale": "b"', ",}", "```"],
 }
 OTHER = {  # and so do other words of the grammar, in any order
     "direct": ["safe", "un", "Safe", "\u00a0", "\u017f", "afe"],
     "yes-no": ["no", "NO", "yes", "\u00a0", "n", "o"],
     "safeguard-vl": ["</Answer>", "no", "safe", "unsafe", ".", "<", " "],
+    "reasoning": ["</Answer>", "yes", "safe", "unsafe", ".", "<", " "],
     "llavaguard": ['"rating"', '"category"', ":", '"Unsafe"', '"', '"{\\""', "null", "```", "}", ","],
 }
 
@@ -355,6 +374,8 @@ def test_no_other_script_spells_our_words():
     ("safeguard-vl", Answer("unsafe"), "unsafe"),
     ("safeguard-vl", Answer("safe", rationale="A dog."), "<think>A dog.</think><answer>yes</answer>"),
     ("safeguard-vl", Answer("unsafe", rationale="A gun."), "<think>A gun.</think><answer>no</answer>"),
+    ("reasoning", Answer("unsafe"), "<answer>no</answer>"),
+    ("reasoning", Answer("safe", rationale="A dog."), "<think>A dog.</think><answer>yes</answer>"),
     ("llavaguard", Answer("unsafe", WEAPONS, "A shotgun."), SHOTGUN),
     ("llavaguard", Answer("safe"), '{\n    "rating": "Safe",\n    "category": "NA: None applying"\n}'),
 ])
@@ -369,6 +390,7 @@ ANSWERS = {
     "direct": st.builds(Answer, LABELS),
     "yes-no": st.builds(Answer, LABELS),
     "safeguard-vl": st.builds(Answer, LABELS, rationale=WORDS.filter(lambda text: not TAG.search(text or ""))),
+    "reasoning": st.builds(Answer, LABELS, rationale=WORDS.filter(lambda text: not TAG.search(text or ""))),
     "llavaguard": st.builds(Answer, LABELS, WORDS, WORDS),
 }
 

@@ -14,6 +14,10 @@ from safeguard_sdk.errors import SafeguardError
 
 Split = Literal["train", "validation", "test", "all"]
 Method = Literal["platt", "temperature", "isotonic", "keep"]
+TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "inflect")  # of the extra `train`
+DataOption = Annotated[list[str] | None, typer.Option(
+    "--data", metavar="NAME=FOLDER", help="A data set and where it is; may be given again. See docs/training.md.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan, load no weights.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -112,6 +116,61 @@ def calibrate(
         typer.echo(json.dumps(entry, indent=1))
 
 
+@app.command()
+def sft(
+    recipe: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Recipe in YAML.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder of the run; run again to go on.")],
+    captions: Annotated[Path | None, typer.Option(exists=True, help="Captions: the folder OUT/recaptions of "
+                                                  "recaption, or JSONL.")] = None,
+    photos: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="What their paths are relative to; "
+                                                "for JSONL its own folder by default.")] = None,
+    classify: Annotated[bool, typer.Option("--classify", help="The ablation: verdicts under one policy, of --data, in "
+                                           "place of captions.")] = False,
+    data: DataOption = None,
+    policy: Annotated[str | None, typer.Option(help="With --classify: which policy of the data.")] = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Stage 1: learn to see. Captions only, no verdict.
+
+    Writes OUT/sft/model, which stage 2 starts with.
+    Example: python -m training sft training/recipes/7b-full.yaml --captions runs/recaption/recaptions --photos photos
+    --out runs/7b-full
+    """
+    with _readable_errors():
+        from training.vlm.sft import run
+        run(recipe, out, captions, photos, classify, _folders(data), policy, dry_run)
+
+
+@app.command()
+def grpo(
+    recipe: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Recipe in YAML.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder of the run; run again to go on.")],
+    data: DataOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Stage 2: learn to judge by policies, from rewards.
+
+    Starts with OUT/sft/model if the recipe has a stage 1, and writes OUT/grpo/model. Without --data the data sets of
+    the recipe are read from data/NAME.
+    Example: python -m training grpo training/recipes/7b-full.yaml --data llavaguard=data/llavaguard --out runs/7b-full
+    """
+    with _readable_errors():
+        from training.vlm.grpo import run
+        run(recipe, out, _folders(data), dry_run)
+
+
+def _folders(data: list[str] | None) -> dict[str, Path]:
+    from training.datasets import DATASETS
+    from training.errors import TrainingError
+    folders = {}
+    for item in data or ():
+        name, equals, folder = item.partition("=")
+        if name not in DATASETS or not equals or not folder:
+            raise TrainingError(f"--data {item}: must be NAME=FOLDER with a NAME of {', '.join(DATASETS)}")
+        folders[name] = Path(folder)
+    return folders
+
+
 @contextmanager
 def _readable_errors() -> Iterator[None]:
     """Known errors become one line and exit status 2; any other keeps its traceback."""
@@ -119,6 +178,12 @@ def _readable_errors() -> Iterator[None]:
         yield
     except SafeguardError as error:
         typer.secho(f"error: {' '.join(str(error).splitlines())}", fg="red", err=True)
+        raise typer.Exit(2) from error
+    except ModuleNotFoundError as error:
+        if error.name not in TRAIN_PACKAGES:
+            raise
+        typer.secho(f"error: this command needs the package {error.name}, which is not installed; install the extra "
+                    "train: pip install -e '.[cpu,train]'", fg="red", err=True)
         raise typer.Exit(2) from error
 
 

@@ -25,10 +25,14 @@ class Photo:
 
     @property
     def split(self) -> str:
-        """"train", "validation" or "test", by the hash of the file alone: the same in every run, whatever the folder
-        is called, and the same for two copies of one photo."""
-        place = int(self.sha256[:8], 16) / 2**32
-        return "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+        return split_of(self.sha256)
+
+
+def split_of(sha256: str) -> str:
+    """"train", "validation" or "test", by the hash of the file alone: the same in every run, whatever the folder is
+    called, and the same for two copies of one photo."""
+    place = int(sha256[:8], 16) / 2**32
+    return "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
 
 
 def read_photos(folder: Path) -> list[Photo]:

@@ -1,0 +1,66 @@
+"""LlavaGuard: photos under its default policy and under variants that allow or forbid a category.
+
+    train.json, eval.json, test.json, and the images that they name beside them
+
+They are what the scripts of ml-research/LlavaGuard (840699c) write from the gated photos: a list of objects with `id`,
+`image`, `category` and `conversations`, the policy in the human turn (template json-v24), the verdict in the other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from safeguard_sdk.errors import VerdictError
+from safeguard_sdk.prompt import PROMPTS
+from training.datasets.rows import Row, photo_sha256
+from training.errors import TrainingError
+
+ASK = ("LlavaGuard is gated: ask for it at https://huggingface.co/datasets/AIML-TUDA/LlavaGuard, write train.json, "
+       "eval.json and test.json with the scripts of https://github.com/ml-research/LlavaGuard (template json-v24)")
+FILES = {"train": "train.json", "validation": "eval.json", "test": "test.json"}
+STYLE = PROMPTS["llavaguard"]
+DEFAULT_POLICY = (Path(__file__).with_name("llavaguard_policy.txt")).read_text(encoding="utf-8")  # 840699c, Apache-2.0
+# At the end of an id, so that a file name with _v2 in it is no variant.
+_VARIANT = re.compile(r"_(v[0-5]a?(?:_[a-c])?)$")
+
+
+def read_llavaguard(folder: Path, split: str) -> list[Row]:
+    """Rows of a split; `policy_name` is "default" or the variant: "v2", "v3_a"."""
+    file = folder / FILES[split]
+    if not file.is_file():
+        raise TrainingError(f"{file}: no such file. {ASK}, and put them with their images into {folder}")
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TrainingError(f"{file}: is no JSON ({error}); write it again") from error
+    return [_row(folder, file, number, entry) for number, entry in enumerate(entries)]
+
+
+def _row(folder: Path, file: Path, number: int, entry: dict) -> Row:
+    place = f"{file}, entry {number}"
+    try:
+        name, image, category = entry["id"], folder / entry["image"], entry["category"]
+        variant = _VARIANT.search(name)
+        turns = {turn["from"]: turn["value"] for turn in entry["conversations"]}
+        policy, answer = _policy(turns["human"], place), turns["gpt"]
+    except (KeyError, TypeError) as error:
+        raise TrainingError(f"{place}: lacks {error}; it must have id, image, category and conversations, see "
+                            "training/datasets/llavaguard.py") from error
+    try:
+        label = STYLE.parse(answer).label
+    except VerdictError as error:
+        raise TrainingError(f"{place}: its answer cannot be read: {error}") from error
+    source = f"llavaguard:{name}"
+    return Row(image, photo_sha256(image, source), policy, variant[1] if variant else "default", label, category,
+               source)
+
+
+def _policy(prompt: str, place: str) -> str:
+    """The policy out of a whole prompt of template json-v24, which ends in an <image> tag."""
+    text = prompt.strip().removesuffix("<image>").strip()
+    before, after = STYLE.before_policy, STYLE.after_policy.rstrip()
+    if not (text.startswith(before) and text.endswith(after)):
+        raise TrainingError(f"{place}: its prompt is not of template json-v24; write the data with that template")
+    return text[len(before):len(text) - len(after)]

@@ -1,0 +1,98 @@
+"""Stage 1: captions, and no verdict (arXiv:2603.01228). With `classify`, the ablation that the paper compares with:
+verdicts under one policy, which collapses on every other one.
+
+The loss is taken on the model's turn alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trl import SFTConfig, SFTTrainer
+
+from safeguard_sdk.prompt import PROMPTS
+from training.datasets import read_rows
+from training.datasets.captions import read_captions
+from training.errors import TrainingError
+from training.vlm.chat import Example, caption_example, examples_sha256, question_example, to_dataset
+from training.vlm.model import geometry_of, load_config, load_model, load_processor, lora_config
+from training.vlm.plan import Plan, make_plan
+from training.vlm.recipe import Recipe, Sft
+from training.vlm.run import GoesOn, begin, callbacks, finish, print_once, trainer_arguments
+
+
+class Stage1(GoesOn, SFTTrainer):
+    pass
+
+
+def run(recipe_file: Path, out: Path, captions: Path | None, photos: Path | None, classify: bool,
+        data: dict[str, Path], policy: str | None, dry_run: bool) -> None:
+    """The command `sft`: captions, or with `classify` the verdicts of `data` under `policy`."""
+    recipe = Recipe.read(recipe_file)
+    if recipe.sft is None:
+        raise TrainingError(f"{recipe_file}: has no stage 1 (sft is null); go on with python -m training grpo")
+    if classify and captions is not None:
+        raise TrainingError("--classify trains on verdicts; leave --captions out")
+    if not classify and (captions is None or data or policy is not None):
+        raise TrainingError("stage 1 needs --captions" if captions is None else
+                            "--data and --policy belong to --classify; stage 1 trains on captions alone")
+    examples = classified(data, policy, recipe.prompt) if classify else captioned(captions, photos)
+    print_once(plan(recipe, recipe.sft, examples))
+    if not dry_run:
+        print_once(f"stage 1: {train(recipe, recipe.sft, examples, out / 'sft')}")
+
+
+def captioned(captions: Path, photos: Path | None) -> list[Example]:
+    return [caption_example(caption) for caption in read_captions(captions, photos)]
+
+
+def classified(data: dict[str, Path], policy: str | None, prompt: str) -> list[Example]:
+    """Verdicts under one policy, by its name in the data. Raises TrainingError listing the names if it is not clear."""
+    if not data:
+        raise TrainingError("--classify needs data with verdicts: --data NAME=FOLDER")
+    rows = read_rows(data, "train")
+    names = sorted({row.policy_name for row in rows})
+    if policy is None and len(names) == 1:
+        policy = names[0]
+    if policy not in names:
+        problem = "the data have several policies" if policy is None else f"the data have no policy {policy!r}"
+        raise TrainingError(f"{problem}; choose one of {', '.join(names[:20])} with --policy")
+    return [question_example(row, PROMPTS[prompt], answered=True) for row in rows if row.policy_name == policy]
+
+
+def plan(recipe: Recipe, stage: Sft, examples: Sequence[Example]) -> Plan:
+    processor = load_processor(recipe.model, recipe.max_pixels)
+    learnt, _ = held_out(examples, stage.validation)
+    return make_plan(examples, len(learnt), stage, load_config(recipe.model), processor)
+
+
+def train(recipe: Recipe, stage: Sft, examples: Sequence[Example], out: Path) -> Path:
+    """Train from the last checkpoint in `out`, or from the start. Returns the folder of the whole model."""
+    checkpoint = begin(out, recipe, stage, examples_sha256(examples))
+    if not (out / "model").is_dir():
+        trainer = make_trainer(recipe, stage, examples, out)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        finish(trainer, recipe.model, stage, out)
+    return out / "model"
+
+
+def make_trainer(recipe: Recipe, stage: Sft, examples: Sequence[Example], out: Path) -> Stage1:
+    learnt, measured = held_out(examples, stage.validation)
+    processor = load_processor(recipe.model, recipe.max_pixels)
+    geometry = geometry_of(processor)
+    arguments = SFTConfig(  # before the model: with DeepSpeed it decides how that is loaded
+        **trainer_arguments(out, stage), max_length=None, completion_only_loss=True,
+        eval_strategy="steps" if measured else "no", eval_steps=stage.save_every)
+    return Stage1(
+        model=load_model(recipe.model, stage.lora, stage.precision), args=arguments, processing_class=processor,
+        train_dataset=to_dataset(learnt, geometry), eval_dataset=to_dataset(measured, geometry) if measured else None,
+        peft_config=lora_config(stage.lora), callbacks=callbacks(out))
+
+
+def held_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """(learnt from, measured): by the hash of the photo, so that no photo is on both sides."""
+    sides: tuple[list[Example], list[Example]] = ([], [])
+    for example in examples:
+        sides[int(example.image_sha256[-8:], 16) / 2**32 < share].append(example)
+    return sides

@@ -42,7 +42,8 @@ sanitize: .venv/installed-test
 	nm -D $(SANITIZED)/safeguard_sdk/_fast*.so | grep --quiet __asan  # or nothing would be checked
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 .venv/bin/python -m pytest -o pythonpath=$(SANITIZED) -o addopts= -q \
-		tests/test_pixels.py tests/test_patches.py tests/test_answers.py tests/test_verdict_logits.py \
+		tests/test_pixels.py tests/test_patches.py tests/test_jpeg_baseline.py tests/test_answers.py \
+		tests/test_verdict_logits.py \
 		--deselect $(LIMITS_MEMORY)
 
 clean:

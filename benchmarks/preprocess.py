@@ -5,7 +5,9 @@
 
 Systems take turns on the same file; a ratio is the median over rounds of another system's time to ours in the same
 round, so a machine that slows down slows both. "bare decoder" is Pillow decoding at the scale that ours asks of it, and
-nothing after that: the floor. Needs the extras bench, demo and train; OpenCV takes part where it is installed.
+nothing after that. Processors of transformers get what their users give them, a picture that Pillow has decoded; in
+"all torchvision" the torchvision one gets a tensor that torchvision has decoded. Needs the extras bench, demo and
+train; OpenCV takes part where it is installed.
 """
 
 from __future__ import annotations
@@ -80,10 +82,11 @@ def systems() -> list[System]:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
         limits = {"shortest_edge": GEOMETRY.min_pixels, "longest_edge": GEOMETRY.max_pixels}
-        for name, kind in (("transformers PIL", Qwen2VLImageProcessorPil),
-                           ("transformers torchvision", Qwen2VLImageProcessor)):
+        for name, kind, decode in (("transformers PIL", Qwen2VLImageProcessorPil, _decode_whole),
+                                   ("transformers torchvision", Qwen2VLImageProcessor, _decode_whole),
+                                   ("all torchvision", Qwen2VLImageProcessor, _decode_to_tensor)):
             processor = kind(size=limits, image_mean=list(MEAN), image_std=list(STD))
-            found.append(System(name, _decode_whole, lambda picture, processor=processor: processor(
+            found.append(System(name, decode, lambda picture, processor=processor: processor(
                 images=[picture], return_tensors="pt")))
     if importlib.util.find_spec("cv2"):
         import cv2
@@ -168,6 +171,12 @@ def _decode_bare(jpeg: bytes) -> Image.Image:
 
 def _decode_whole(jpeg: bytes) -> Image.Image:
     return Image.open(io.BytesIO(jpeg)).convert("RGB")
+
+
+def _decode_to_tensor(jpeg: bytes) -> object:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+    return decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
 
 
 def _opencv_patches(cv2, rgb: np.ndarray) -> np.ndarray:

@@ -11,4 +11,5 @@ PYBIND11_MODULE(_fast, m) {
         "Instruction sets for inference that this CPU and its operating system support, oldest first.");
   safeguard::bind_preprocessing(m);
   safeguard::bind_decoding(m);
+  safeguard::bind_jpeg(m);
 }

@@ -7,5 +7,6 @@ namespace safeguard {
 
 void bind_preprocessing(pybind11::module_& module);  // preprocessing_bindings.cpp
 void bind_decoding(pybind11::module_& module);       // decoding_bindings.cpp
+void bind_jpeg(pybind11::module_& module);           // jpeg_bindings.cpp
 
 }  // namespace safeguard

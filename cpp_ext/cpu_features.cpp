@@ -75,6 +75,7 @@ std::vector<Feature> features() {
       {"sse4.2", bit(basic.ecx, 20)},
       {"avx", ymm && bit(basic.ecx, 28)},
       {"avx2", ymm && bit(more.ebx, 5)},
+      {"bmi2", bit(more.ebx, 8)},
       {"fma", ymm && bit(basic.ecx, 12)},
       {"f16c", ymm && bit(basic.ecx, 29)},
       {"avx512f", zmm && bit(more.ebx, 16)},

@@ -8,7 +8,7 @@ import numpy as np
 def cpu_features() -> list[str]:
     """Instruction sets for inference that this CPU and its operating system support, oldest first.
 
-    x86: sse4.2, avx, avx2, fma, f16c, avx512f, avx512bw, avx512vl, avx512_vnni, avx512_bf16, avx_vnni, amx_int8,
+    x86: sse4.2, avx, avx2, bmi2, fma, f16c, avx512f, avx512bw, avx512vl, avx512_vnni, avx512_bf16, avx_vnni, amx_int8,
     amx_bf16. ARM64: neon, dotprod, i8mm, bf16, sve. Empty on other processors.
     """
 
@@ -44,6 +44,29 @@ def to_patches(
     sizes  (height, width) that each image is resized to, multiples of patch · merge
     All else is as in to_planes.
     """
+
+# JPEG files: behind safeguard_sdk.image.jpeg.
+
+def jpeg_kernels() -> list[str]:
+    """Names of the JPEG decoder's kernels that run on this machine, the fastest first: avx2 or neon, then portable.
+
+    All give the same bits.
+    """
+
+def decode_jpeg(file: bytes, height: int, width: int, scale: int, kernel: str) -> np.ndarray | None:
+    """A JPEG file of height × width at 1/scale of its sides, rounded up, as stored: (h, w, 3) uint8.
+
+    scale   2, 4 or 8
+    kernel  a name in jpeg_kernels()
+    None    for what is left to libjpeg: all but baseline files of one pass, grey or YCbCr with chroma whole, halved or
+            halved both ways; a file of another size; whatever libjpeg-turbo would warn of; and coefficients that no
+            samples of 8 bits give
+    raises  ValueError for arguments that do not fit, MemoryError
+    The pixels are those of libjpeg-turbo (slow integer DCT, fancy upsampling) in every bit; releases the GIL.
+    """
+
+def count_scan_markers(file: bytes) -> int:
+    """How often the two bytes of the marker that opens a scan stand in a file, thumbnails included."""
 
 # Verdict decoding: behind safeguard_sdk.verdict and safeguard_sdk.prompt.
 

@@ -1,10 +1,13 @@
-// Resizes noise with every kernel of this processor and prints the name of each with a digest of its results.
-// test_neon.py compares them.
+// Resizes noise and decodes JPEG files, named as arguments, with every kernel of this processor, and prints the name of
+// each with a digest of its results. test_neon.py compares them.
 #include <cstdint>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <random>
 #include <vector>
 
+#include "jpeg.hpp"
 #include "resample.hpp"
 
 using namespace safeguard;
@@ -38,9 +41,35 @@ std::uint64_t digest_of(const Kernels& kernels) {
   return digest;
 }
 
+// 0 where a file is not decoded.
+std::uint64_t digest_of(const JpegKernels& kernels, const std::vector<std::vector<std::uint8_t>>& files) {
+  std::uint64_t digest = 1;
+  for (const auto& file : files) {
+    const std::uint8_t* const end = file.data() + file.size();
+    const auto header = read_jpeg_header(file.data(), end);
+    if (!header) return 0;
+    for (const int scale : {2, 4, 8}) {
+      const std::int64_t height = (header->height + scale - 1) / scale, width = (header->width + scale - 1) / scale;
+      std::vector<std::uint8_t> rgb(static_cast<std::size_t>(height * width * kChannels));
+      if (!decode_jpeg(*header, end, scale, kernels, rgb.data())) return 0;
+      for (const std::uint8_t sample : rgb) digest = digest * 31 + sample;
+    }
+  }
+  return digest;
+}
+
+void print(const char* what, const char* kernel, std::uint64_t digest) {
+  std::printf("%s %s %016llx\n", what, kernel, static_cast<unsigned long long>(digest));
+}
+
 }  // namespace
 
-int main() {
-  for (const Kernels& candidate : kernels())
-    std::printf("%s %016llx\n", candidate.name, static_cast<unsigned long long>(digest_of(candidate)));
+int main(int count, char** arguments) {
+  for (const Kernels& candidate : kernels()) print("resize", candidate.name, digest_of(candidate));
+  std::vector<std::vector<std::uint8_t>> files;
+  for (int index = 1; index < count; ++index) {
+    std::ifstream file(arguments[index], std::ios::binary);
+    files.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  }
+  for (const JpegKernels& candidate : jpeg_kernels()) print("jpeg", candidate.name, digest_of(candidate, files));
 }

@@ -8,7 +8,7 @@ import pytest
 from safeguard_sdk._fast import cpu_features
 
 CPUINFO = Path("/proc/cpuinfo")
-X86 = {"sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
+X86 = {"sse4.2", "avx", "avx2", "bmi2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
        "avx_vnni", "amx_int8", "amx_bf16"}
 ARM64 = {"neon": "asimd", "dotprod": "asimddp", "i8mm": "i8mm", "bf16": "bf16", "sve": "sve"}  # ours: Linux's
 

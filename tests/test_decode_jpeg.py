@@ -1,6 +1,7 @@
-"""JPEG files: decoded at a fraction of their size where that suffices, and by simplejpeg exactly as by Pillow."""
+"""JPEG files: decoded at a fraction of their size where that suffices, and by other decoders exactly as by Pillow."""
 
 import io
+import itertools
 import random
 
 import numpy as np
@@ -21,11 +22,11 @@ def square(side: int):
 
 @pytest.fixture
 def pillow_alone(monkeypatch):
-    """decode_image as it is where simplejpeg is not installed."""
+    """decode_image as it is where Pillow decodes every JPEG."""
 
     def decode(image, **options) -> np.ndarray:
         with monkeypatch.context() as patch:
-            patch.setattr(jpeg, "simplejpeg", None)
+            patch.setattr(jpeg, "pillow_is_on_libjpeg_turbo", lambda: False)
             assert jpeg_decoder().startswith("Pillow ")
             return decode_image(image, **options)
 
@@ -36,13 +37,13 @@ def pillow_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("scaling, side, scale", [
-    ("safe", 1000, 1), ("safe", 107, 1), ("safe", 106, 2), ("safe", 54, 2), ("safe", 53, 4), ("safe", 27, 4),
-    ("safe", 26, 8), ("safe", 1, 8),
+    ("safe", 1000, 1), ("safe", 113, 1), ("safe", 112, 2), ("safe", 57, 2), ("safe", 56, 4), ("safe", 29, 4),
+    ("safe", 28, 8), ("safe", 1, 8),
     ("fast", 1000, 1), ("fast", 214, 1), ("fast", 213, 2), ("fast", 107, 2), ("fast", 106, 4), ("fast", 54, 4),
     ("fast", 53, 8), ("fast", 1, 8),
     ("exact", 53, 1), ("exact", 1, 1),
 ])
-def test_a_jpeg_is_never_decoded_below_twice_the_target_if_safe_and_once_if_fast(photos, scaling, side, scale):
+def test_a_jpeg_is_never_decoded_below_1_9_times_the_target_if_safe_and_once_if_fast(photos, scaling, side, scale):
     rgb = decode_image(photos["china.jpg"], target=square(side), scaling=scaling)  # 640 × 427
     assert rgb.shape == (-(-427 // scale), -(-640 // scale), 3)
 
@@ -54,7 +55,7 @@ def test_safe_is_the_default_and_without_a_target_every_pixel_counts(photos):
     assert decode_image(photos["china.jpg"]).shape == (427, 640, 3)
 
 
-@pytest.mark.parametrize("target, scale", [((53, 80), 4), ((54, 80), 2), ((53, 81), 2), ((80, 53), 2)])
+@pytest.mark.parametrize("target, scale", [((56, 84), 4), ((57, 84), 2), ((56, 85), 2), ((84, 56), 2)])
 def test_both_sides_count_each_against_its_own_target(photos, target, scale):
     rgb = decode_image(photos["china.jpg"], target=lambda height, width: target)
     assert rgb.shape == (-(-427 // scale), 640 // scale, 3)
@@ -69,9 +70,9 @@ def test_the_target_is_that_of_the_upright_picture(photos):
 
     def target(height: int, width: int) -> tuple[int, int]:
         asked.append((height, width))
-        return height // 4, width // 8  # 160, 53: as stored, 53 × 160 would allow 1/4
+        return 84, 56  # of the picture as stored, 427 × 640, this would allow 1/2 and no more
 
-    assert decode_image(sideways, target=target).shape == (320, 214, 3)
+    assert decode_image(sideways, target=target).shape == (160, 107, 3)
     assert asked == [(640, 427)]
 
 
@@ -103,7 +104,16 @@ def test_a_scaling_of_no_such_name_is_refused_whatever_the_image(small):
             decode_image(image, scaling="half")
 
 
-# --- simplejpeg
+# --- our own decoder, which test_jpeg_baseline.py specifies, and simplejpeg
+
+
+def test_the_common_kind_is_decoded_by_our_own_decoder_where_it_is_reduced(small):
+    common, progressive = file_of(small, "JPEG"), file_of(small, "JPEG", progressive=True)
+    with Image.open(io.BytesIO(common)) as picture:
+        assert jpeg.decode_baseline(common, picture, 2).shape == (32, 48, 3)
+        assert jpeg.decode_baseline(common, picture, 1) is None
+    with Image.open(io.BytesIO(progressive)) as picture:
+        assert jpeg.decode_baseline(progressive, picture, 2) is None
 
 
 def test_who_decodes_is_told_by_name_and_version(monkeypatch):
@@ -115,7 +125,10 @@ def test_who_decodes_is_told_by_name_and_version(monkeypatch):
 def test_pillow_on_another_libjpeg_decodes_alone(monkeypatch, small):
     """It rounds differently, and a verdict must not depend on an extra."""
     monkeypatch.setattr(features, "check_feature", lambda feature: False)
-    assert decoded_by_simplejpeg(file_of(small, "JPEG")) is None
+    data = file_of(small, "JPEG")
+    assert decoded_by_simplejpeg(data) is None
+    with Image.open(io.BytesIO(data)) as picture:
+        assert jpeg.decode_baseline(data, picture, 2) is None
 
 
 @needs_simplejpeg
@@ -148,8 +161,8 @@ def test_the_smallest_pictures_decode_to_the_same_pixels_as_with_pillow(small, p
     """Between two scales that give one size, simplejpeg would choose another than Pillow."""
     for width in range(1, 20):
         for height in {width, 1, 7, 19}:
-            data = file_of(small.resize((width, height)), "JPEG")
-            for side in (1, 2, 5):
+            for progressive, side in itertools.product((False, True), (1, 2, 5)):
+                data = file_of(small.resize((width, height)), "JPEG", progressive=progressive)
                 options = {"target": square(side), "scaling": "fast"}
                 np.testing.assert_array_equal(decode_image(data, **options), pillow_alone(data, **options),
                                               err_msg=f"{width} × {height}, {side} px")

@@ -22,7 +22,7 @@ from safeguard_sdk.image.colour import to_rgb
 from safeguard_sdk.image.failures import as_image_error, pillow_not_warning
 from safeguard_sdk.image.files import printable, read_bytes
 from safeguard_sdk.image.header import MAX_PIXELS, check_size, open_header
-from safeguard_sdk.image.jpeg import JPEG_FORMATS, Scaling, check_passes, dct_scale, decode_with_simplejpeg, reduce
+from safeguard_sdk.image.jpeg import JPEG_FORMATS, Scaling, dct_scale, decode_jpeg, reduce
 from safeguard_sdk.image.orientation import orientation_of, upright_array, upright_shape
 
 Target = Callable[[int, int], tuple[int, int]]
@@ -39,7 +39,7 @@ def decode_image(
     max_pixels  an image with w · h above this is refused from its header
     target      what a model will see: from (height, width) of the upright image to the (height, width) that it is
                 resized to. Lets a JPEG file be decoded at 1/2, 1/4 or 1/8 of its sides; None keeps every pixel
-    scaling     how far: "safe" to 2 × the target, "fast" to 1 ×, "exact" not at all (see jpeg.dct_scale)
+    scaling     how far: "safe" to 1.9 × the target, "fast" to 1 ×, "exact" not at all (see jpeg.dct_scale)
     name        what messages call the image, such as a member of an archive; by default its path or "<bytes>"
     raises      ImageError, whatever the file holds; its kind is never "timeout"
     Alpha, palette and single-colour transparency is composited on white. Of 16-bit samples the high byte is kept.
@@ -87,11 +87,10 @@ def _pixels(picture: Image.Image, jpeg: bytes | None, target: Target | None, sca
     """Of a picture within the limits; `jpeg` is its file if it is one."""
     scale = 1
     if jpeg is not None:
-        check_passes(jpeg, name)
         shape = upright_shape(picture.size, orientation_of(picture))
         scale = dct_scale(shape, target(*shape), scaling) if target else 1
     with as_image_error(name, "its pixels cannot be decoded", "corrupt"):
-        stored = decode_with_simplejpeg(jpeg, picture, scale) if jpeg is not None else None
+        stored = decode_jpeg(jpeg, picture, scale, name) if jpeg is not None else None
         if stored is None:
             reduce(picture, scale)
             stored = to_rgb(picture, name)

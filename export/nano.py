@@ -38,7 +38,7 @@ MAX_POLICY_TOKENS = 1024
 # at 4.
 SENSITIVE = ("k_proj", "v_proj")
 SENSITIVE_LAYERS = ("layers.0.", "layers.1.")
-CALIBRATION_QUESTIONS, MOMENT_QUESTIONS, PARITY_QUESTIONS = 300, 256, 600
+CALIBRATION_QUESTIONS, MOMENT_QUESTIONS, PARITY_QUESTIONS = 300, 900, 600
 
 
 def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:

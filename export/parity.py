@@ -12,7 +12,7 @@ import numpy as np
 
 from export.failures import ExportError
 from export.gate import Parity, compare
-from safeguard_sdk.bundle import Calibration
+from safeguard_sdk.calibration import Calibration
 from safeguard_sdk.engine import Engine
 from safeguard_sdk.image import decode_image, to_model_input
 from safeguard_sdk.policy import Policy

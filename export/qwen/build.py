@@ -34,7 +34,8 @@ from export.qwen.trace import FLOAT, OPSET, decoder_graph, vision_graph
 from export.qwen.vision import inverse_frequencies
 from export.qwen.weights import Weights
 from safeguard_sdk import __version__
-from safeguard_sdk.bundle import FORMAT, MANIFEST, Bundle, Calibration, file_sha256
+from safeguard_sdk.bundle import FORMAT, MANIFEST, Bundle, file_sha256
+from safeguard_sdk.calibration import Calibration
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.engine.qwen_vl import ChatTurns
 from safeguard_sdk.image import PatchGeometry

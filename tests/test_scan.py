@@ -190,9 +190,9 @@ class Counts(MeanGuard):
 
     seen = 0
 
-    def judge(self, embeddings, explain=False):
+    def judge(self, embeddings):
         self.seen += len(embeddings)
-        return super().judge(embeddings, explain)
+        return super().judge(embeddings)
 
 
 def test_equal_files_are_judged_once_and_each_has_its_row(files, tmp_path):

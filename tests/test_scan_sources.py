@@ -247,7 +247,7 @@ def test_a_tar_of_many_members_takes_the_memory_of_few(files, tmp_path):
     (tmp_path / "many.tar").write_bytes(tar_of({f"{number}.png": files["a.png"] for number in range(500)}))
     for number, _ in enumerate(Sources([str(tmp_path / "many.tar")])):
         if number == 400:
-            headers = [thing for thing in gc.get_objects() if isinstance(thing, tarfile.TarInfo)]
+            headers = [thing for thing in gc.get_objects() if type(thing) is tarfile.TarInfo]  # isinstance asks proxies
     assert number == 499 and len(headers) <= 5
 
 

@@ -1,7 +1,8 @@
-"""Fixtures for all tests: real photos out of installed packages, and the shared data where a checkout has it."""
+"""Fixtures for all tests: real photos out of installed packages, the shared data where a checkout has it, and what the
+tests of training share. Those that need torch import it when they are asked for."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,43 @@ def small(photos) -> Image.Image:
     """A real photo, 96 × 64; its sides differ, so a swapped axis shows."""
     with Image.open(photos["china.jpg"]) as photo:
         return photo.resize((96, 64))
+
+
+# Training.
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums in parallel may come out in another order."""
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> str:
+    """The folder of a tiny Qwen2.5-VL of random weights."""
+    import tiny_vlm
+    return str(tiny_vlm.save(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="session")
+def recipe(tiny):
+    """Both stages on `tiny`."""
+    from tiny_runs import recipe_for
+    return recipe_for(tiny)
+
+
+@pytest.fixture(scope="session")
+def captions(photos):
+    """Four photos with captions, as stage 1 trains on them."""
+    from tiny_runs import caption_examples
+    return caption_examples(photos)
+
+
+@pytest.fixture(scope="session")
+def questions(photos):
+    """The same photos under two policies, as stage 2 asks about them."""
+    from tiny_runs import question_examples
+    return question_examples(photos)

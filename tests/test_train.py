@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +24,11 @@ from training.policyflip.policies import Pack, PolicyFlip
 from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # peft 0.21
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 VOCABULARY = 97
 RECIPE = Recipe(seed=3, views=1, layers=2, rank=2, learning_rate=1e-2, warmup_steps=2, steps=7, decay_from=5,
@@ -43,15 +46,6 @@ def new_reader() -> Reader:
                          num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2)
     config._attn_implementation = "eager"
     return Reader(with_adapters(LlamaModel(config), rank=2), torch.randn(2, 32))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in parallel may come out in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +19,8 @@ from tiny_runs import (
     GRPO,
     LORA,
     SFT,
-    caption_examples,
     changed,
     log_of,
-    question_examples,
-    recipe_for,
     rendered,
     rows,
     weights_of,
@@ -36,38 +32,12 @@ from training.errors import TrainingError
 from training.vlm import grpo, run, sft
 from training.vlm.chat import Example, photo, question_example
 from training.vlm.model import geometry_of
-from training.vlm.recipe import Recipe
 
-pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning")  # trl 1.16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in parallel may come out in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> str:
-    return str(tiny_vlm.save(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny) -> Recipe:
-    return recipe_for(tiny)
-
-
-@pytest.fixture(scope="module")
-def captions(photos) -> list[Example]:
-    return caption_examples(photos)
-
-
-@pytest.fixture(scope="module")
-def questions(photos) -> list[Example]:
-    return question_examples(photos)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # trl 1.16
+    pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,6 @@ from tiny_runs import (
     GRPO,
     LORA,
     SFT,
-    caption_examples,
-    question_examples,
-    recipe_for,
     rendered,
     rows,
 )
@@ -29,31 +26,10 @@ from training.__main__ import app
 from training.datasets import DATASETS
 from training.errors import TrainingError
 from training.vlm import grpo, plan, sft
-from training.vlm.chat import Example, photo, question_example
+from training.vlm.chat import photo, question_example
 from training.vlm.model import geometry_of, load_config, load_model, load_processor
-from training.vlm.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning")  # trl 1.16
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> str:
-    return str(tiny_vlm.save(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny) -> Recipe:
-    return recipe_for(tiny)
-
-
-@pytest.fixture(scope="module")
-def captions(photos) -> list[Example]:
-    return caption_examples(photos)
-
-
-@pytest.fixture(scope="module")
-def questions(photos) -> list[Example]:
-    return question_examples(photos)
 
 
 # --- What the model reads ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safeguard_sdk.bundle import file_sha256
+from safeguard_sdk.durable import sync_folder, write_durably
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
 from safeguard_sdk.scan.rows import FORMATS, Hashes, Row
@@ -183,32 +184,6 @@ def read_summary(path: Path) -> dict | None:
         return json.loads((path / SUMMARY).read_bytes())
     except FileNotFoundError:
         return None
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, and is on the disk when this returns."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with open(new, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)  # on a full disk, half a file takes the space that mending it needs
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring names to the disk; the content is another matter."""
-    if os.name == "nt":  # which cannot open folders, and orders these writes itself
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Lock:

@@ -7,7 +7,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from safeguard_sdk.scan.output import REPORT, ScanFolder, write_durably
+from safeguard_sdk.durable import write_durably
+from safeguard_sdk.scan.output import REPORT, ScanFolder
 from safeguard_sdk.scan.rows import Row, item_name
 from safeguard_sdk.scan.summary import gravest
 

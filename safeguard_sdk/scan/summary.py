@@ -7,8 +7,9 @@ import json
 from collections import Counter
 from dataclasses import asdict
 
+from safeguard_sdk.durable import write_durably
 from safeguard_sdk.scan.options import Progress
-from safeguard_sdk.scan.output import SUMMARY, ScanFolder, write_durably
+from safeguard_sdk.scan.output import SUMMARY, ScanFolder
 
 BINS = 20
 COLUMNS = ("id", "sha256", "label", "score", "rule", "rules", "failure_kind")

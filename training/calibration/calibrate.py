@@ -16,6 +16,7 @@ import numpy as np
 from safeguard_sdk import Bundle, Policy
 from safeguard_sdk.bundle import MANIFEST, file_sha256
 from safeguard_sdk.calibration import AnyCalibration, Calibration, text_sha256
+from safeguard_sdk.durable import write_durably
 from safeguard_sdk.policy import Rule
 from training.calibration.card import with_calibration
 from training.calibration.fit import KEEP, fit, held_out_scores, measure, require_rows
@@ -78,7 +79,7 @@ def calibrate(folder: Path, source: Path, *, policies: Sequence[str] = (), split
         outcomes, left_out = _per_rule(bundle, data, method, rows, logits, wish)
         entry = now | {"rules": now.get("rules", {}) | {text: one.entry for text, one in outcomes.items()}}
     else:
-        whole = _outcome(bundle.calibration, method, _evidence(bundle, "all rules", data, rows, logits), wish)
+        whole = _outcome(method, _evidence(bundle, "all rules", data, rows, logits), wish)
         outcomes, entry = {"": whole}, (now if method == KEEP else {}) | whole.entry
     entry |= {"exported": now.get("exported", now)}
     if plot is not None:
@@ -113,7 +114,7 @@ def _evidence(bundle: Bundle, what: str, data: str, rows: list[Row], logits: lis
                     np.array([row.broken for row in rows]), photos)
 
 
-def _outcome(now: AnyCalibration, method: str, evidence: Evidence, wish: Wish) -> Outcome:
+def _outcome(method: str, evidence: Evidence, wish: Wish) -> Outcome:
     """A calibration, or the one there is, and its threshold. Raises TrainingError where rows are too few, nothing would
     be won, or no threshold meets the wish."""
     what, broken = evidence.what, evidence.broken
@@ -151,7 +152,7 @@ def _per_rule(bundle: Bundle, data: str, method: str, rows: list[Row], logits: l
         evidence = _evidence(bundle, f"rule '{rule.id}'", data, [rows[number] for number in numbers],
                              [logits[number] for number in numbers])
         try:
-            outcome = _outcome(now, method, evidence, wish)
+            outcome = _outcome(method, evidence, wish)
         except TrainingError as error:
             left_out[rule.id] = str(error)
             continue
@@ -189,9 +190,7 @@ def _curves(method: str, outcomes: list[Outcome]) -> tuple[dict[str, np.ndarray]
 def _write(bundle: Bundle, entry: dict) -> Bundle:
     """Replace the manifest and the section of the card; returns the bundle as it opens then."""
     manifest = bundle.manifest | {"calibration": entry}
-    beside = bundle.path / (MANIFEST + ".partial")
-    beside.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(bundle.path / MANIFEST)
+    write_durably(bundle.path / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     card = bundle.path / "README.md"
     if card.is_file():
         card.write_text(with_calibration(card.read_text(encoding="utf-8"), entry), encoding="utf-8")

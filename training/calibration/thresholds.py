@@ -97,10 +97,14 @@ def choose_threshold(scores: np.ndarray, broken: np.ndarray, wish: Wish, what: s
     flagged = np.cumsum(counts[::-1])
     found = np.cumsum(np.bincount(place, weights=broken, minlength=len(counts))[::-1]).astype(int)
     unsafe, safe = int(broken.sum()), int((~broken).sum())
-    met = {name: {"max_fpr": (flagged - found) / safe <= bound, "min_recall": found / unsafe >= bound,
-                  # of fewer flagged rows than this none may be wrong: chance alone would meet the wish
-                  "min_precision": (found / flagged >= bound) & (flagged >= _least_rows(1 - bound))}[name]
-           for name, bound in wish.bounds.items()}
+    met: dict[str, np.ndarray] = {}
+    if wish.max_fpr is not None:
+        met["max_fpr"] = (flagged - found) / safe <= wish.max_fpr
+    if wish.min_precision is not None:  # of fewer flagged rows than the least none may be wrong: chance would do
+        enough = flagged >= _least_rows(1 - wish.min_precision)
+        met["min_precision"] = (found / flagged >= wish.min_precision) & enough
+    if wish.min_recall is not None:
+        met["min_recall"] = found / unsafe >= wish.min_recall
     meets = np.flatnonzero(np.logical_and.reduce(list(met.values())))
     if not len(meets):
         raise TrainingError(f"{what}: no threshold has {wish} on these rows{_nearest(met, found, unsafe)}; wish for "

@@ -18,14 +18,13 @@ from training.errors import TrainingError
 from training.photos import Photo, read_photos
 from training.policyflip.concepts import Concept, Concepts
 
-SPLITS = ("train", "validation", "test")
 _inflect = inflect.engine()
 
 
 def rows_of_photos(folder: Path, policies: Sequence[Policy], concepts: Concepts, split: str) -> list[Row]:
     """A row for each photo of a split and each rule that its labels decide.
 
-    split   of SPLITS, or "all"; a photo's split is fixed by its bytes (training/photos.py)
+    split   "train", "validation", "test" or "all"; a photo's split is fixed by its bytes (training/photos.py)
     raises  TrainingError if a phrase has no meaning for labels, or nothing is left
     """
     try:

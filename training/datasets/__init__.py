@@ -14,12 +14,12 @@ from pathlib import Path
 from training.datasets.flips import read_policyflip
 from training.datasets.folder import read_folder
 from training.datasets.llavaguard import read_llavaguard
-from training.datasets.rows import LABELS, SPLITS, Row, balanced
+from training.datasets.rows import LABELS, Row, balanced
 from training.datasets.safeedit import read_safeeditbench, read_safeedittrain
 from training.datasets.unsafebench import read_unsafebench
 from training.errors import TrainingError
 
-__all__ = ["DATASETS", "LABELS", "SPLITS", "Row", "balanced", "read_rows"]
+__all__ = ["DATASETS", "LABELS", "Row", "balanced", "read_rows"]
 
 DATASETS: dict[str, Callable[[Path, str], list[Row]]] = {
     "llavaguard": read_llavaguard, "unsafebench": read_unsafebench, "safeeditbench": read_safeeditbench,

@@ -14,9 +14,7 @@ from pathlib import Path
 from training.datasets.rows import photo_sha256
 from training.datasets.tables import read_tables
 from training.errors import TrainingError
-
-USABLE = ("restored", "unchanged")
-STATUSES = (*USABLE, "rejected", "failed")
+from training.recaption.parts import STATUSES, USABLE
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ def read_folder(folder: Path, split: str) -> list[Row]:
         return Policy.load(name if name in Policy.packaged_names() and not (folder / name).is_file() else folder / name)
 
     rows: list[Row] = []
+    digests: dict[Path, str] = {}  # a photo stands under several policies
     seen: set[tuple[str, str]] = set()
     for number, line in enumerate(lines, start=2):
         place = f"{index}, line {number}"
@@ -53,18 +54,19 @@ def read_folder(folder: Path, split: str) -> list[Row]:
             policy = policy_of(line["policy"])
         except PolicyError as error:
             raise TrainingError(f"{place}: {error}") from error
-        rows += _rows(folder, line, policy, place)
+        rows += _rows(folder, line, policy, digests, place)
     return [row for row in rows if split_of(row.image_sha256) == split]
 
 
-def _rows(folder: Path, line: dict[str, str], policy: Policy, place: str) -> list[Row]:
+def _rows(folder: Path, line: dict[str, str], policy: Policy, digests: dict[Path, str], place: str) -> list[Row]:
     broken = {rule.strip() for rule in line["broken"].split(";") if rule.strip()}
     unknown = broken - {rule.id for rule in policy.rules}
     if unknown:
         raise TrainingError(f"{place}: {line['policy']} has no rule {', '.join(sorted(unknown))}; its rules are "
                             f"{', '.join(rule.id for rule in policy.rules)}")
     image = folder / line["path"]
-    digest = photo_sha256(image, place)
-    return [Row(image, digest, rule.canonical_text, f"{Path(line['policy']).stem}/{rule.id}",
+    if image not in digests:
+        digests[image] = photo_sha256(image, place)
+    return [Row(image, digests[image], rule.canonical_text, f"{Path(line['policy']).stem}/{rule.id}",
                 "unsafe" if rule.id in broken else "safe", rule.id if rule.id in broken else None,
                 f"folder:{line['path']}:{line['policy']}:{rule.id}") for rule in policy.rules]

@@ -35,10 +35,11 @@ def read_llavaguard(folder: Path, split: str) -> list[Row]:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise TrainingError(f"{file}: is no JSON ({error}); write it again") from error
-    return [_row(folder, file, number, entry) for number, entry in enumerate(entries)]
+    digests: dict[Path, str] = {}  # a photo stands under several policies
+    return [_row(folder, file, number, entry, digests) for number, entry in enumerate(entries)]
 
 
-def _row(folder: Path, file: Path, number: int, entry: dict) -> Row:
+def _row(folder: Path, file: Path, number: int, entry: dict, digests: dict[Path, str]) -> Row:
     place = f"{file}, entry {number}"
     try:
         name, image, category = entry["id"], folder / entry["image"], entry["category"]
@@ -53,8 +54,9 @@ def _row(folder: Path, file: Path, number: int, entry: dict) -> Row:
     except VerdictError as error:
         raise TrainingError(f"{place}: its answer cannot be read: {error}") from error
     source = f"llavaguard:{name}"
-    return Row(image, photo_sha256(image, source), policy, variant[1] if variant else "default", label, category,
-               source)
+    if image not in digests:
+        digests[image] = photo_sha256(image, source)
+    return Row(image, digests[image], policy, variant[1] if variant else "default", label, category, source)
 
 
 def _policy(prompt: str, place: str) -> str:

@@ -15,7 +15,6 @@ from safeguard_sdk.image import image_sha256
 from training.errors import TrainingError
 
 LABELS = ("safe", "unsafe")
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)

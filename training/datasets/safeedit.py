@@ -12,13 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.datasets.llavaguard import DEFAULT_POLICY
-from training.datasets.rows import Row, photo_sha256, stored_photo
+from training.datasets.rows import LABELS, Row, photo_sha256, stored_photo
 from training.datasets.tables import read_tables
 from training.errors import TrainingError
 
 ASK = ("SafeEditBench is gated: ask for it at https://huggingface.co/datasets/tyodd/SafeEditBench, fetch it with "
        "`hf download tyodd/SafeEditBench --repo-type dataset`")
-LABELS = ("safe", "unsafe")                       # its classes 0 and 1
 LEVELS = tuple(f"Policy L{n}" for n in range(1, 6))  # its classes 0 to 4
 EDITED = "_edited"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -34,7 +33,7 @@ def read_safeeditbench(folder: Path, split: str) -> list[Row]:
     rows = []
     columns = ("image", "image_path", "safety_label", "policy_name", "policy")
     for place, entry in read_tables(folder, pattern, columns):
-        label = _name(entry["safety_label"], LABELS, place)
+        label = _name(entry["safety_label"], LABELS, place)  # its classes 0 and 1
         level = _name(entry["policy_name"], LEVELS, place)
         path, digest = stored_photo(entry["image"], folder / "photos")
         rows.append(Row(path, digest, entry["policy"], level, label, None,

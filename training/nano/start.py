@@ -19,6 +19,7 @@ from export.quantize import read_matmuls
 from safeguard_sdk.bundle import Bundle
 from training.assets import fetch_smollm2
 from training.nano.reader import Reader, load_base, with_adapters
+from training.runs import save_whole
 
 START = "start.pt"  # in the folder of the run
 
@@ -42,7 +43,7 @@ def start_from(bundle: Path, run: Path) -> None:
     if opened.architecture != "tags":
         raise ValueError(f"{bundle}: is of architecture {opened.architecture!r}; training nano starts from 'tags' only")
     origin = {"sha256": opened.sha256, "training": opened.manifest["training"]}
-    torch.save({"origin": origin, "reader": _reader_weights(bundle)}, path)
+    save_whole(path, {"origin": origin, "reader": _reader_weights(bundle)})
 
 
 def open_start(run: Path, assets: Path, layers: int, rank: int) -> tuple[PreTrainedTokenizerBase, Reader, dict | None]:

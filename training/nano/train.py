@@ -33,6 +33,7 @@ from training.policyflip.policies import Pack, PolicyFlip
 from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
 from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
+from training.runs import save_whole
 from training.wordnet import WordNet
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "nano.yaml"
@@ -120,9 +121,9 @@ def fit(reader: Reader, sources: list[list[PolicyFlip]], encode: Encode, exam: l
                 scores = score(reader, [(question.text, question.scene) for question in exam], encode)
                 _report(log, {"step": done, "validation": metrics(exam, scores)})
             if done % recipe.checkpoint_every == 0 or done == recipe.steps:
-                _save(out / "checkpoint.pt",
+                save_whole(out / "checkpoint.pt",
                       {"step": done, "reader": _trained(reader), "optimizer": optimizer.state_dict()})
-    _save(out / "reader.pt", {"recipe": asdict(recipe), "reader": _trained(reader)})
+    save_whole(out / "reader.pt", {"recipe": asdict(recipe), "reader": _trained(reader)})
 
 
 def see(folder: Path, out: Path, concepts: Concepts, heldout: Heldout, recipe: Recipe) -> Sight:
@@ -242,13 +243,6 @@ def _resume(path: Path, reader: Reader, optimizer: torch.optim.Optimizer) -> int
     optimizer.load_state_dict(state["optimizer"])
     print(f"going on from step {state['step']} ({path})", flush=True)
     return state["step"]
-
-
-def _save(path: Path, state: dict) -> None:
-    """Write beside, then rename: a stop in between leaves the former file whole."""
-    beside = path.with_suffix(".partial")
-    torch.save(state, beside)
-    beside.replace(path)
 
 
 def _eta(started: float, first: int, done: int, steps: int) -> float:

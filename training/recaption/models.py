@@ -64,17 +64,23 @@ def open_model(spec: str, concurrency: int) -> Model:
     concurrency  of an endpoint; a model in this process answers one question after the other
     raises       TrainingError if the model cannot be had
     """
-    if remote := re.fullmatch(r"(.+?)@(https?://.+)", spec):
-        from training.recaption.endpoint import Endpoint  # the client of the one takes a second to import,
-        return Endpoint(remote[1], remote[2], concurrency)
-    from training.recaption.local import LocalModel  # torch of the other several
-    return LocalModel(spec)
+    name, address = _split(spec)  # either is imported when it is wanted: a client takes a second, torch several
+    if address is not None:
+        from training.recaption.endpoint import Endpoint
+        return Endpoint(name, address, concurrency)
+    from training.recaption.local import LocalModel
+    return LocalModel(name)
 
 
 def model_name(spec: str) -> str:
     """The name without the address, which may change while a run goes on."""
+    return _split(spec)[0]
+
+
+def _split(spec: str) -> tuple[str, str | None]:
+    """Name and address; None for a model of this process."""
     remote = re.fullmatch(r"(.+?)@(https?://.+)", spec)
-    return remote[1] if remote else spec
+    return (remote[1], remote[2]) if remote else (spec, None)
 
 
 def checked_answer(text: object) -> str:

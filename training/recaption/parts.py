@@ -4,16 +4,18 @@ whole, and a run that goes on writes the parts that one without a stop would hav
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safeguard_sdk.durable import write_durably
 from training.errors import TrainingError
+from training.runs import RUN, check_same_run
 
-RUN = "run.json"
+USABLE = ("restored", "unchanged")  # statuses of a row that can be trained on
+STATUSES = (*USABLE, "rejected", "failed")
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,12 @@ class Parts:
     def open(self, run: dict) -> None:
         """Make the folder, or go on in it if it holds the same run. Raises TrainingError naming what differs."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / RUN
-        if not path.is_file():
-            if any(self.folder.glob("part-*.parquet")):
-                raise TrainingError(f"{self.folder}: has parts but no {RUN}, so nothing says which run they are of; "
-                                    "give another --out")
-            return _write_whole(path, json.dumps(run, indent=1).encode())
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise TrainingError(f"{path}: is not JSON ({error}); delete {self.folder} to start anew") from error
-        differing = [key for key in run if found.get(key) != run[key]]
-        if differing:
-            raise TrainingError(f"{self.folder}: was begun with another {differing[0]} "
-                                f"({found.get(differing[0])!r:.80}, now {run[differing[0]]!r:.80}); give another "
-                                "--out, or delete that folder to start anew")
+        if check_same_run(self.folder, run):
+            return
+        if any(self.folder.glob("part-*.parquet")):
+            raise TrainingError(f"{self.folder}: has parts but no {RUN}, so nothing says which run they are of; "
+                                "give another --out")
+        write_durably(self.folder / RUN, json.dumps(run, indent=1).encode())
 
     def read(self, number: int) -> list[dict] | None:
         """The rows of a part; None if it is not written yet."""
@@ -57,17 +50,7 @@ class Parts:
     def write(self, number: int, rows: list[dict]) -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=self.schema), sink, compression="zstd")
-        _write_whole(self._path(number), sink.getvalue().to_pybytes())
+        write_durably(self._path(number), sink.getvalue().to_pybytes())
 
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:05}.parquet"
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, then rename: at no time is there half a file under the name."""
-    beside = path.with_suffix(".partial")
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

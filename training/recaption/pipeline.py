@@ -28,7 +28,7 @@ from safeguard_sdk.image import PatchGeometry, decode_image, image_sha256, read_
 from training.errors import TrainingError
 from training.recaption.checks import REJECTION_KINDS, check_rewrite, load_tagger
 from training.recaption.models import Model, ModelError, Question, model_name, open_model
-from training.recaption.parts import Parts
+from training.recaption.parts import STATUSES, Parts
 from training.recaption.prompts import (
     CAPTION_PROMPT,
     CAPTION_SAMPLING,
@@ -41,7 +41,6 @@ from training.recaption.sources import Item, read_items
 
 PART_ROWS = 128    # a kill loses at most the answers to these and to the questions under way
 AHEAD = 4          # × concurrency: rows that may wait for a slow one before them
-STATUSES = ("restored", "unchanged", "rejected", "failed")
 # Larger photos are shrunk, with their shape: a bound on the request, and what Qwen2.5-VL sees by its class default.
 SIGHT = PatchGeometry(patch=14, min_pixels=1, max_pixels=1_003_520, mean=(0.0,) * 3, std=(1.0,) * 3)
 

@@ -20,7 +20,7 @@ from training.vlm.chat import Example, examples_sha256, question_example, to_dat
 from training.vlm.model import geometry_of, load_config, load_model, load_processor, lora_config
 from training.vlm.plan import Plan, make_plan
 from training.vlm.recipe import Grpo, Recipe
-from training.vlm.run import GoesOn, begin, callbacks, finish, print_once, trainer_arguments
+from training.vlm.run import GoesOn, callbacks, print_once, train_to_model, trainer_arguments
 
 
 class Stage2(GoesOn, GRPOTrainer):
@@ -57,12 +57,8 @@ def plan(recipe: Recipe, stage: Grpo, examples: Sequence[Example], start: str) -
 
 def train(recipe: Recipe, stage: Grpo, examples: Sequence[Example], start: str, out: Path) -> Path:
     """Train the model `start`, from the last checkpoint in `out` or from the beginning. Returns the whole model."""
-    checkpoint = begin(out, recipe, stage, examples_sha256(examples))
-    if not (out / "model").is_dir():
-        trainer = make_trainer(recipe, stage, examples, start, out)
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        finish(trainer, start, stage, out)
-    return out / "model"
+    return train_to_model(out, recipe, stage, examples_sha256(examples), start,
+                          lambda: make_trainer(recipe, stage, examples, start, out))
 
 
 def make_trainer(recipe: Recipe, stage: Grpo, examples: Sequence[Example], start: str, out: Path) -> Stage2:

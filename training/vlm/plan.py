@@ -19,9 +19,10 @@ from transformers import AutoModelForImageTextToText, PretrainedConfig, Processo
 
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import PatchGeometry, decode_image
+from training.datasets import LABELS
 from training.errors import TrainingError
 from training.vlm.chat import Example, refuse_special_tokens, turns
-from training.vlm.model import VISION, geometry_of, lora_config
+from training.vlm.model import VISION, geometry_of, lora_config, weight_type
 from training.vlm.recipe import Grpo, Sft
 
 GIB = 2**30
@@ -93,7 +94,7 @@ def make_plan(examples: Sequence[Example], learnt: int, stage: Sft | Grpo, confi
     if steps == 0:
         raise TrainingError(f"{learnt} rows to learn from make no step of the recipe; add rows, or lower "
                             + ("sft.validation" if isinstance(stage, Sft) else "grpo.prompts_per_step"))
-    labels = {label: sum(example.label == label for example in examples) for label in ("safe", "unsafe")}
+    labels = {label: sum(example.label == label for example in examples) for label in LABELS}
     return Plan(
         photos=len({example.image_sha256 for example in examples}), labels=labels if any(labels.values()) else {},
         lengths=lengths, processes=processes, accumulation=accumulation, steps=steps, parameters=parameters,
@@ -166,7 +167,7 @@ def estimate_memory(config: PretrainedConfig, stage: Sft | Grpo, parameters: int
     width, layers = text.hidden_size, text.num_hidden_layers
     head = getattr(text, "head_dim", None) or width // text.num_attention_heads
     number = 2 if stage.precision == "bf16" else 4
-    weight = 2 if stage.lora is not None and stage.precision == "bf16" else 4
+    weight = weight_type(stage.lora, stage.precision).itemsize
     layer = (12 * width + 3 * text.intermediate_size) * number
     states = layers * width * number + layer if stage.recompute else layers * layer
     adapters = 4 * trained if stage.lora is not None else 0

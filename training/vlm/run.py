@@ -25,7 +25,9 @@ from peft import PeftModel
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
+from safeguard_sdk.durable import write_durably
 from training.errors import TrainingError
+from training.runs import RUN, check_same_run
 from training.vlm.model import keep, merge_adapter, weight_type
 from training.vlm.plan import accumulation_of, process_count
 from training.vlm.recipe import Grpo, Recipe, Sft
@@ -98,26 +100,31 @@ def begin(out: Path, recipe: Recipe, stage: Sft | Grpo, rows_sha256: str) -> Pat
     wanted = {"model": recipe.model, "max_pixels": recipe.max_pixels, "prompt": recipe.prompt, **asdict(stage),
               "rows_sha256": rows_sha256, "processes": process_count()}
     wanted = json.loads(json.dumps(wanted))
-    file = out / "run.json"
     state = PartialState()
-    if file.is_file():
-        begun = json.loads(file.read_text(encoding="utf-8"))
-        differs = [key for key in wanted if begun.get(key) != wanted[key]]
-        if differs:
-            raise TrainingError(f"{out}: was begun with another {differs[0]} ({begun.get(differs[0])!r:.60}, now "
-                                f"{wanted[differs[0]]!r:.60}); give another --out, or delete that folder to start anew")
+    check_same_run(out, wanted)
     state.wait_for_everyone()
     checkpoints = sorted((int(path.parent.name.split("-")[1]), path.parent) for path in
                          out.glob(f"checkpoint-*/{COMPLETE}"))
     if state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        write_durably(out / RUN, json.dumps(wanted, indent=1).encode())
         for folder in out.glob("checkpoint-*"):
             if not (folder / COMPLETE).is_file():
                 shutil.rmtree(folder)
         _cut_log(out / "log.jsonl", checkpoints[-1][0] if checkpoints else 0)
     state.wait_for_everyone()
     return checkpoints[-1][1] if checkpoints else None
+
+
+def train_to_model(out: Path, recipe: Recipe, stage: Sft | Grpo, rows_sha256: str, start: str,
+                   make_trainer: Callable[[], Trainer]) -> Path:
+    """Train the model `start` from the last checkpoint in `out`, or from the beginning. Returns the whole model."""
+    checkpoint = begin(out, recipe, stage, rows_sha256)
+    if not (out / "model").is_dir():
+        trainer = make_trainer()
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        finish(trainer, start, stage, out)
+    return out / "model"
 
 
 def trainer_arguments(out: Path, stage: Sft | Grpo) -> dict[str, object]:

@@ -19,7 +19,7 @@ from training.vlm.chat import Example, caption_example, examples_sha256, questio
 from training.vlm.model import geometry_of, load_config, load_model, load_processor, lora_config
 from training.vlm.plan import Plan, make_plan
 from training.vlm.recipe import Recipe, Sft
-from training.vlm.run import GoesOn, begin, callbacks, finish, print_once, trainer_arguments
+from training.vlm.run import GoesOn, callbacks, print_once, train_to_model, trainer_arguments
 
 
 class Stage1(GoesOn, SFTTrainer):
@@ -69,12 +69,8 @@ def plan(recipe: Recipe, stage: Sft, examples: Sequence[Example]) -> Plan:
 
 def train(recipe: Recipe, stage: Sft, examples: Sequence[Example], out: Path) -> Path:
     """Train from the last checkpoint in `out`, or from the start. Returns the folder of the whole model."""
-    checkpoint = begin(out, recipe, stage, examples_sha256(examples))
-    if not (out / "model").is_dir():
-        trainer = make_trainer(recipe, stage, examples, out)
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        finish(trainer, recipe.model, stage, out)
-    return out / "model"
+    return train_to_model(out, recipe, stage, examples_sha256(examples), recipe.model,
+                          lambda: make_trainer(recipe, stage, examples, out))
 
 
 def make_trainer(recipe: Recipe, stage: Sft, examples: Sequence[Example], out: Path) -> Stage1:

@@ -108,8 +108,8 @@ def _inputs(engine, model, text: str, image) -> dict[str, torch.Tensor]:
     pixels, grid = image
     turns, merge = engine._turns, model.config.vision_config.spatial_merge_size
     ids = [*turns.before, *engine._encode_text(text), *turns.before_image,
-           *[model.config.image_token_id] * (grid[1] * grid[2] // merge**2), *turns.after_image,
-           *engine._encode_text(engine.bundle.style.suffix), *turns.after]
+           *[model.config.image_token_id] * (grid[1] * grid[2] // merge**2),
+           *engine.after_image(engine.bundle.style.suffix, engine.bundle.style.answer_start)]
     ids = torch.tensor([ids])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.from_numpy(pixels),
             "image_grid_thw": torch.tensor([grid]), "mm_token_type_ids": (ids == model.config.image_token_id).int()}

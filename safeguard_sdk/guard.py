@@ -89,12 +89,12 @@ class Guard:
         """Verdicts of images that `engine.encode` has seen; nothing is decoded again when the policy changes."""
         logits = {rule.id: self.engine.score(self._prefixes[rule.id], embeddings) for rule in self.policy.rules}
         calibrations = {rule.id: self.bundle.calibration_of(rule.canonical_text) for rule in self.policy.rules}
+        hashes = self.policy.sha256, self.bundle.sha256, self.bundle.style.sha256  # each computed when asked for
         verdicts = []
         for row in range(len(embeddings)):
             scores = {rule: calibrated_score(rows[row], calibrations[rule]) for rule, rows in logits.items()}
             label, score, rule = decide(scores, self.policy)
-            verdicts.append(Verdict(label, score, rule, scores, self.policy.sha256, self.bundle.sha256,
-                                    self.bundle.style.sha256))
+            verdicts.append(Verdict(label, score, rule, scores, *hashes))
         return verdicts
 
     def _read(self, rule: Rule) -> Prefix:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from safeguard_sdk.bundle import Bundle
-from safeguard_sdk.errors import EngineError
+from safeguard_sdk.errors import EngineError, PolicyError
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class Engine(Protocol):
     def explain(self, prefix: Prefix, image: ImageEmbedding, question: str | None = None) -> Iterator[str]:
         """Why, or the answer to a question about the image, piece by piece; never what a verdict is made from.
         Raises EngineError if the bundle cannot."""
+
+
+def refuse_longer(length: int, bundle: Bundle) -> None:
+    """Raise PolicyError for a text of more tokens than the bundle reads."""
+    if length > bundle.max_policy_tokens:
+        raise PolicyError(f"the text is {length} tokens long, {bundle.name} reads at most {bundle.max_policy_tokens}; "
+                          "shorten it or split it into several rules")
 
 
 def open_engine(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> Engine:

@@ -10,13 +10,13 @@ from functools import lru_cache
 import numpy as np
 
 from safeguard_sdk.bundle import Bundle
-from safeguard_sdk.engine import ImageEmbedding, Prefix
+from safeguard_sdk.engine import ImageEmbedding, Prefix, refuse_longer
+from safeguard_sdk.engine.grids import MASKED
 from safeguard_sdk.engine.session import open_session
 from safeguard_sdk.engine.tags import KNOTS, TagTable, image_tokens, knot_weights
-from safeguard_sdk.errors import EngineError, PolicyError, VerdictError
+from safeguard_sdk.errors import EngineError, VerdictError
 
 LENGTH_STEP = 8      # images are padded to multiples of this, so that those of like length run together
-MASKED = -1e9        # finite: a row that is masked whole must not become NaN
 
 
 class OnnxEngine:
@@ -43,10 +43,8 @@ class OnnxEngine:
 
     def read(self, text: str) -> Prefix:
         ids = np.array([self._encode_text(text)], dtype=np.int64)
-        length, most = ids.shape[1], self.bundle.max_policy_tokens
-        if length > most:
-            raise PolicyError(f"the text is {length} tokens long, {self.bundle.name} reads at most {most}; "
-                              "shorten it or split it into several rules")
+        length = ids.shape[1]
+        refuse_longer(length, self.bundle)
         empty = {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in self._past}
         causal = np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None]
         _, *keys_values = self._decoder.run(None, {

@@ -11,9 +11,9 @@ from functools import lru_cache
 import numpy as np
 
 from safeguard_sdk.bundle import Bundle
-from safeguard_sdk.engine import ImageEmbedding, Prefix, grids
+from safeguard_sdk.engine import ImageEmbedding, Prefix, grids, refuse_longer
 from safeguard_sdk.engine.session import Graph
-from safeguard_sdk.errors import BundleError, EngineError, PolicyError, VerdictError
+from safeguard_sdk.errors import BundleError, EngineError, VerdictError
 
 LENGTH_STEP = 16     # images are padded to multiples of this many tokens, so that those of like length run together
 READ_STEP = 512      # tokens of a policy that are read at a time
@@ -72,10 +72,8 @@ class QwenVlEngine:
         return len(self._encode_text(text))
 
     def read(self, text: str) -> Prefix:
-        ids, most = self._encode_text(text), self.bundle.max_policy_tokens
-        if len(ids) > most:
-            raise PolicyError(f"the text is {len(ids)} tokens long, {self.bundle.name} reads at most {most}; "
-                              "shorten it or split it into several rules")
+        ids = self._encode_text(text)
+        refuse_longer(len(ids), self.bundle)
         ids = [*self._turns.before, *ids, *self._turns.before_image]
         shape = self._decoder.inputs[self._past[0]].shape
         cache = [self._decoder.place(np.zeros((1, shape[1], 0, shape[3]), np.float32))] * len(self._past)
@@ -106,8 +104,7 @@ class QwenVlEngine:
 
     def score(self, prefix: Prefix, images: Sequence[TokenEmbedding]) -> np.ndarray:
         logits = np.empty((len(images), 2), np.float32)
-        after = [*self._turns.after_image, *self._encode_text(self.bundle.style.suffix), *self._turns.after,
-                 *self._encode_text(self.bundle.style.answer_start)]
+        after = self.after_image(self.bundle.style.suffix, self.bundle.style.answer_start)
         padded = [-(-(len(image.tokens) + len(after)) // LENGTH_STEP) * LENGTH_STEP for image in images]
         for length in sorted(set(padded)):
             alike = [row for row, one in enumerate(padded) if one == length]
@@ -137,7 +134,7 @@ class QwenVlEngine:
             yield rest
 
     def _generate(self, prefix: Prefix, image: TokenEmbedding, asked: str, start: str) -> Iterator[int]:
-        after = [*self._turns.after_image, *self._encode_text(asked), *self._turns.after, *self._encode_text(start)]
+        after = self.after_image(asked, start)
         length = len(image.tokens) + len(after)
         results = ["last_state", *self._present]
         state, *cache = self._prefill(prefix, [image], after, length, results)
@@ -154,6 +151,10 @@ class QwenVlEngine:
             if place + 1 < MAX_NEW_TOKENS:
                 positions = np.full((3, 1, 1), position + place, np.int64)
                 state, *cache = self._decode(self._embed([token])[None], positions, cache, results)
+
+    def after_image(self, asked: str, start: str) -> list[int]:
+        """Tokens from the image to where the model goes on: what is asked, and how its turn starts."""
+        return [*self._turns.after_image, *self._encode_text(asked), *self._turns.after, *self._encode_text(start)]
 
     def _prefill(self, prefix: Prefix, images: list[TokenEmbedding], after: list[int], length: int,
                  results: list[str]) -> list:

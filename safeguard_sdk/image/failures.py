@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from safeguard_sdk.errors import ImageError
+from safeguard_sdk.image.files import one_line
 
 _REASONS = (  # what Pillow's messages give away; the first match wins
     (r"truncated|incomplete checksum|cannot load this image|broken PNG file \(chunk b'\w{0,3}'\)", "truncated"),
@@ -53,7 +54,7 @@ def pillow_not_warning() -> Iterator[None]:
 
 
 def _image_error(error: Exception, name: str, what: str, kind: str) -> ImageError:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     ends_early = (EOFError, IndexError, struct.error)
     if isinstance(error, MemoryError):
         text, kind = "not enough memory", "too_large"

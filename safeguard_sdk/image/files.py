@@ -33,6 +33,11 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def printable(path: str | os.PathLike) -> str:
     """The path in one line: a name that is no text or holds line breaks is escaped."""
     text = os.fsdecode(path)

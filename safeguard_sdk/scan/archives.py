@@ -12,6 +12,7 @@ from lzma import LZMAError
 from typing import BinaryIO
 
 from safeguard_sdk.image import MAX_FILE_BYTES
+from safeguard_sdk.image.files import one_line
 from safeguard_sdk.scan.item import INSIDE, Item, failed
 from safeguard_sdk.scan.names import HEAD_BYTES, Sieve, kind_of_name
 
@@ -116,7 +117,7 @@ def _inside(within: str | None, name: str) -> str:
 
 
 def _broken(path: str, member: str | None, error: Exception) -> Item:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     if isinstance(error, NotImplementedError):
         return failed(path, member, f"is packed in a way that is not read here ({text}); pack it again", "unsupported")
     if isinstance(error, RuntimeError):

@@ -28,14 +28,13 @@ from safeguard_sdk.scan.ledger import Ledger
 from safeguard_sdk.scan.options import Options, Progress
 from safeguard_sdk.scan.output import ScanFolder
 from safeguard_sdk.scan.pipeline import Pipeline
-from safeguard_sdk.scan.remote import remote_item
-from safeguard_sdk.scan.rows import Hashes, Row, schema
+from safeguard_sdk.scan.rows import Hashes, Row, rows_in, schema
 from safeguard_sdk.scan.run import claimed, ledger_of
-from safeguard_sdk.scan.sources import URL, Sources
+from safeguard_sdk.scan.sources import Sources, reachable
 
 BLOCK_ITEMS = 64         # go to an actor at a time …
-SKIPPED = "skipped.json"  # how the read task, on this machine, tells what it has passed over
 BLOCK_BYTES = 64 << 20   # … or as many as hold this
+SKIPPED = "skipped.json"  # how the read task, on this machine, tells what it has passed over
 ITEMS = pyarrow.schema([("id", pyarrow.binary()), ("path", pyarrow.binary()), ("member", pyarrow.binary()),
                         ("data", pyarrow.large_binary()), ("kind", pyarrow.string()), ("failure", pyarrow.string())])
 
@@ -73,8 +72,7 @@ def _write(tables: Iterator[pyarrow.Table], folder: ScanFolder, options: Options
     waiting: list[Row] = []
     began = time.monotonic()
     for table in tables:
-        for row in table.to_pylist():
-            row["rules"] = None if row["rules"] is None else dict(row["rules"])
+        for row in rows_in(table):
             waiting.append(row)
             progress.add(row["label"])
             if len(waiting) >= options.part_rows:
@@ -144,7 +142,7 @@ class _Collected:
     """Rows of one block."""
 
     def __init__(self, guard: Guard) -> None:
-        self.hashes = Hashes(guard.policy.sha256, guard.bundle.sha256, guard.bundle.style.sha256)
+        self.hashes = Hashes.of(guard)
         self.rows: list[Row] = []
 
     def add(self, rows: list[Row], embeddings: bytes | None = None) -> None:
@@ -153,13 +151,6 @@ class _Collected:
 
 def _item(row: dict) -> Item:
     path = row["path"].decode("utf-8", "surrogatepass")
-    if row["failure"] is not None:
-        failure = ImageError(row["failure"], row["kind"])
-        return Item(path, _member(row), failure=failure)
-    if row["data"] is None and URL in path:
-        return remote_item(path)
-    return Item(path, _member(row), row["data"])
-
-
-def _member(row: dict) -> str | None:
-    return None if row["member"] is None else row["member"].decode("utf-8", "surrogatepass")
+    member = None if row["member"] is None else row["member"].decode("utf-8", "surrogatepass")
+    failure = None if row["failure"] is None else ImageError(row["failure"], row["kind"])
+    return reachable(Item(path, member, row["data"], failure=failure))

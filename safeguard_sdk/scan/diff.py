@@ -14,7 +14,7 @@ from string import Template
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
 from safeguard_sdk.scan.output import ScanFolder
-from safeguard_sdk.scan.rows import item_name
+from safeguard_sdk.scan.rows import NAMES, item_name
 
 ABSENT = "absent"  # stands for the verdict of an image that only the other scan has
 SHOWN = 20         # changes that the text tells one by one
@@ -135,6 +135,6 @@ def _cell(text: str, label: str) -> str:
 
 def _judgements(folder: ScanFolder) -> Iterator[tuple]:
     """(id, name, label, score, rule) of each row; failures have the label "failed"."""
-    columns = ("id", "path", "path_bytes", "member", "member_bytes", "label", "score", "rule")
+    columns = ("id", *NAMES, "label", "score", "rule")
     for row in folder.rows(columns):
         yield bytes.fromhex(row["id"]), item_name(row), row["label"] or "failed", row["score"], row["rule"]

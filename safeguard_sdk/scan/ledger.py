@@ -71,7 +71,7 @@ class Ledger(Generic[Job]):
         with self._lock, self._readable_errors():
             key = (item.path, item.member)
             while True:
-                identity = item.identity(self._occurrences[key] + 1 if key in self._occurrences else 1)
+                identity = item.identity(self._occurrences[key] + 1)
                 found = self._base.execute("SELECT met FROM done WHERE id = ?", (identity,)).fetchone()
                 if found is None:
                     self._base.execute("INSERT INTO done VALUES (?, 1)", (identity,))
@@ -107,11 +107,6 @@ class Ledger(Generic[Job]):
         with self._lock, self._readable_errors():
             self._store(sha256, outcome)
             return self._waiting.pop(sha256)
-
-    def contents(self) -> int:
-        """How many different contents have an outcome."""
-        with self._lock, self._readable_errors():
-            return self._base.execute("SELECT count(*) FROM outcome").fetchone()[0]
 
     def close(self) -> None:
         """Also removes it from the disk."""

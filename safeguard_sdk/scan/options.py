@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from safeguard_sdk.scan.decoding import Limits
 from safeguard_sdk.scan.rows import FORMATS
+from safeguard_sdk.verdict import LABELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Progress:
     total: int | None = None         # items, once it is known
     found: int = 0
     before: int = 0                  # rows of earlier runs
-    labels: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("safe", "review", "unsafe", "failed"), 0))
+    labels: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*LABELS, "failed"), 0))
     duplicates: int = 0              # judged by the verdict of an equal file
     engine_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)

@@ -162,12 +162,16 @@ class Pipeline:
             if (failure := one.job.item.failure) is not None:
                 self._settled.put(Settled(one.job, _failed(failure, one.job.item.name), is_new=False))
                 continue
-            known = self._ledger.known(one.job.sha256, one.job)
-            if known is False:
+            if not self._is_known(one.job):
                 self._ready.put(one, weight=len(one.frames))
-            elif known is not True:
-                self._settled.put(Settled(one.job, known, is_new=False, is_duplicate=True))
         self._ready.close()
+
+    def _is_known(self, job: Job) -> bool:
+        """Whether its content has an outcome, with which it is settled, or is being judged, for which it waits."""
+        known = self._ledger.known(job.sha256, job)
+        if isinstance(known, Outcome):
+            self._settled.put(Settled(job, known, is_new=False, is_duplicate=True))
+        return known is not False
 
     # decode
 
@@ -195,11 +199,7 @@ class Pipeline:
         except ImageError as error:
             self._settled.put(Settled(job, _failed(error, item.name), is_new=False))
             return
-        known = self._ledger.known(job.sha256, job)
-        if known is True:  # it waits in the ledger
-            return
-        if known:
-            self._settled.put(Settled(job, known, is_new=False, is_duplicate=True))
+        if self._is_known(job):
             return
         try:
             prepared = self._prepared(decoder, item, job.sha256)
@@ -240,8 +240,8 @@ class Pipeline:
         except VerdictError as error:
             if len(batch) > 1:  # one image must not take the others along
                 return [settled for ready in batch for settled in self._judged([ready])]
-            failure = ImageError(f"{batch[0].job.item.name}: has no verdict ({error})", "no_verdict")
-            return [Settled(batch[0].job, _failed(failure, batch[0].job.item.name), is_new=True)]
+            outcome = Outcome(None, failure_kind="no_verdict", failure=f"has no verdict ({error})")
+            return [Settled(batch[0].job, outcome, is_new=True)]
         results = []
         for ready, encoded in zip(batch, embeddings, strict=True):
             own, verdicts = verdicts[:len(encoded)], verdicts[len(encoded):]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from safeguard_sdk.errors import ImageError, ScanError
 from safeguard_sdk.image import MAX_FILE_BYTES
-from safeguard_sdk.image.files import printable
+from safeguard_sdk.image.files import one_line, printable
 from safeguard_sdk.scan.item import Item, failed
 from safeguard_sdk.scan.names import Sieve, kind_of_name
 
@@ -36,7 +36,8 @@ def remote_items(url: str, opened: OpenArchive, sieve: Sieve) -> Iterator[Item]:
     except ScanError:
         raise
     except Exception as error:  # each file system of fsspec raises its own
-        yield failed(url, None, f"cannot be listed ({_text(error)}); check the address and credentials", "unreadable")
+        yield failed(url, None, f"cannot be listed ({one_line(error)}); check the address and credentials",
+                     "unreadable")
 
 
 def remote_item(url: str) -> Item:
@@ -55,7 +56,7 @@ def _file_items(system: AbstractFileSystem, path: str, opened: OpenArchive, siev
         except ScanError:
             raise
         except Exception as error:
-            yield failed(url, None, f"cannot be read ({_text(error)}); try again with --retry-failed", "unreadable")
+            yield failed(url, None, f"cannot be read ({one_line(error)}); try again with --retry-failed", "unreadable")
     elif not found or sieve.takes(path, bytes):  # by its name: reading the beginning of each costs too much
         yield Item(url, load=lambda: _fetch(system, path, url))
 
@@ -68,7 +69,7 @@ def _fetch(system: AbstractFileSystem, path: str, url: str) -> bytes:
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file; check the address", "not_found") from error
     except Exception as error:
-        raise ImageError(f"{name}: cannot be fetched ({_text(error)}); try again with --retry-failed",
+        raise ImageError(f"{name}: cannot be fetched ({one_line(error)}); try again with --retry-failed",
                          "unreadable") from error
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"{name}: has over {MAX_FILE_BYTES} bytes; make it smaller", "too_large")
@@ -83,9 +84,5 @@ def _system(url: str) -> tuple[AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:  # a protocol of its own package, or an unknown one
-        raise ScanError(f"{printable(url)}: cannot be opened ({_text(error)}); check the address, or install what its "
-                        "protocol needs") from error
-
-
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise ScanError(f"{printable(url)}: cannot be opened ({one_line(error)}); check the address, or install what "
+                        "its protocol needs") from error

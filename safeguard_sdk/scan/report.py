@@ -11,10 +11,10 @@ from safeguard_sdk.durable import write_durably
 from safeguard_sdk.scan.output import REPORT, ScanFolder
 from safeguard_sdk.scan.rows import Row, item_name
 from safeguard_sdk.scan.summary import gravest
+from safeguard_sdk.verdict import LABELS
 
 TEMPLATE = Path(__file__).with_name("report.html")
 MOST_SHOWN = 200
-LABELS = ("safe", "review", "unsafe", "failed")
 
 
 def write_report(folder: ScanFolder, summary: dict) -> None:
@@ -25,7 +25,8 @@ def write_report(folder: ScanFolder, summary: dict) -> None:
         title=escape(f"{summary['rows']:,} images under the policy {policy['name']}"),
         subtitle=escape(f"Last run: {run['rows']:,} images in {run['seconds']:,.0f} s, "
                         f"{run['images_per_second']:g} a second, {run['duplicates']:,} of them equal to others."),
-        counts="\n".join(f'<section class="{label}"><b>{summary[label]:,}</b>{label}</section>' for label in LABELS),
+        counts="\n".join(f'<section class="{label}"><b>{summary[label]:,}</b>{label}</section>'
+                         for label in (*LABELS, "failed")),
         histogram=_histogram(summary["scores"]["counts"]),
         rules="\n".join(_bar(rule, counts, summary) for rule, counts in summary["rules"].items()),
         failures=_failures(summary),

@@ -19,8 +19,11 @@ from safeguard_sdk.verdict import Verdict
 if TYPE_CHECKING:
     import pyarrow
 
+    from safeguard_sdk.guard import Guard
+
 SCHEMA = 1             # version of the columns; new ones may be added within it, none changes its meaning
 BATCH_ROWS = 1024      # read back at a time
+NAMES = ("path", "path_bytes", "member", "member_bytes")  # the columns of item_name
 Row = dict[str, object]
 
 
@@ -31,6 +34,10 @@ class Hashes:
     policy_sha256: str
     bundle_sha256: str
     prompt_sha256: str
+
+    @classmethod
+    def of(cls, guard: Guard) -> Hashes:
+        return cls(guard.policy.sha256, guard.bundle.sha256, guard.bundle.style.sha256)
 
 
 def row_of(record: Record, identity: bytes, hashes: Hashes, size: int | None, thumbnail: bytes | None) -> Row:
@@ -83,10 +90,14 @@ class Parquet:
         import pyarrow.parquet
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns)):
-                for row in batch.to_pylist():
-                    if row.get("rules") is not None:
-                        row["rules"] = dict(row["rules"])  # pyarrow gives a map as pairs
-                    yield row
+                yield from rows_in(batch)
+
+
+def rows_in(batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[Row]:
+    for row in batch.to_pylist():
+        if row.get("rules") is not None:
+            row["rules"] = dict(row["rules"])  # pyarrow gives a map as pairs
+        yield row
 
 
 class JsonLines:
@@ -106,11 +117,13 @@ class JsonLines:
     @classmethod
     def read(cls, path: Path, columns: Iterable[str] | None = None) -> Iterator[Row]:
         wanted = None if columns is None else set(columns)
+        binary = [name for name in cls._binary if wanted is None or name in wanted]
         with open(path, encoding="utf-8") as file:
             for line in file:
                 row = json.loads(line)
-                row |= {name: base64.b64decode(row[name]) for name in cls._binary if row[name] is not None}
-                yield row if wanted is None else {name: row[name] for name in wanted}
+                if wanted is not None:
+                    row = {name: row[name] for name in wanted}
+                yield row | {name: base64.b64decode(row[name]) for name in binary if row[name] is not None}
 
 
 FORMATS = {"parquet": Parquet, "jsonl": JsonLines}

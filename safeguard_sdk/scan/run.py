@@ -20,13 +20,12 @@ from safeguard_sdk.scan.options import Options, Progress
 from safeguard_sdk.scan.output import PARTS, ScanFolder
 from safeguard_sdk.scan.pipeline import Job, Pipeline
 from safeguard_sdk.scan.report import write_report
-from safeguard_sdk.scan.rows import Hashes, Row, item_name
+from safeguard_sdk.scan.rows import NAMES, Hashes, Row, item_name
 from safeguard_sdk.scan.sources import STDIN, Sources
 from safeguard_sdk.scan.summary import summarise
 
 LEDGER = "ledger.sqlite"
-KNOWN_BY = ("id", "sha256", "label", "score", "rule", "rules", "frame", "thumbnail", "failure_kind", "failure", "path",
-            "path_bytes", "member", "member_bytes")
+KNOWN_BY = ("id", "sha256", "label", "score", "rule", "rules", "frame", "thumbnail", "failure_kind", "failure", *NAMES)
 
 
 def scan(guard: Guard, sources: Sequence[str | Path], out: str | Path, options: Options | None = None, *,
@@ -140,8 +139,7 @@ def _outcome_of(row: Row) -> Outcome:
 
 
 def _facts(guard: Guard, options: Options, source: dict) -> dict:
-    hashes = Hashes(guard.policy.sha256, guard.bundle.sha256, guard.bundle.style.sha256)
-    return {"hashes": asdict(hashes), "settings": options.settings, **source,
+    return {"hashes": asdict(Hashes.of(guard)), "settings": options.settings, **source,
             "policy": {"name": guard.policy.name, "version": guard.policy.version, "yaml": guard.policy.to_yaml()},
             "bundle": {"name": guard.bundle.name, "version": guard.bundle.version}}
 

@@ -46,7 +46,7 @@ class Sources:
         if not self.sources:
             raise ScanError("nothing to scan; name a folder, an archive or a list")
         for source in self.sources:
-            if source != STDIN and URL not in source and not os.path.lexists(source) and not _is_glob(source):
+            if source != STDIN and URL not in source and not os.path.lexists(source) and not glob.has_magic(source):
                 raise ScanError(f"{printable(source)}: no such file or folder; check the path, and quote a glob")
 
     @property
@@ -57,7 +57,7 @@ class Sources:
     def __iter__(self) -> Iterator[Item]:
         for source in self.sources:
             if source == STDIN:
-                yield from map(_reachable, list_items(sys.stdin.buffer, "<stdin>"))
+                yield from map(reachable, list_items(sys.stdin.buffer, "<stdin>"))
             elif URL in source:
                 from safeguard_sdk.scan.remote import remote_items
                 yield from remote_items(source, self._opened, self._sieve)
@@ -99,9 +99,9 @@ class Sources:
             yield failed(path, None, f"cannot be read ({error.strerror}); see to its permissions", "unreadable")
             return
         if kind == "list":
-            yield from self._opened_file(path, lambda file: map(_reachable, list_items(file, path)))
+            yield from self._opened_file(path, lambda file: map(reachable, list_items(file, path)))
         elif kind == "table":
-            yield from self._opened_file(path, lambda file: map(_reachable, table_items(file, path, self.column)))
+            yield from self._opened_file(path, lambda file: map(reachable, table_items(file, path, self.column)))
         else:
             yield from self._of_kind(path, kind)
 
@@ -152,19 +152,15 @@ class Sources:
         elif kind == "tar":
             yield from tar_items(file, path, self._sieve)
         else:
-            yield from map(_reachable, parquet_items(file, path, self.column, named=True))
+            yield from map(reachable, parquet_items(file, path, self.column, named=True))
 
 
-def _reachable(item: Item) -> Item:
+def reachable(item: Item) -> Item:
     """A list or a table may name files by URL."""
     if URL in item.path and item.data is None and item.failure is None:
         from safeguard_sdk.scan.remote import remote_item
         return remote_item(item.path)
     return item
-
-
-def _is_glob(source: str) -> bool:
-    return glob.has_magic(source)
 
 
 def _kind_of_file(path: str) -> str:

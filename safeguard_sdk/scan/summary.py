@@ -1,4 +1,4 @@
-"""What a scan has found, counted in one pass over its parts: summary.json."""
+"""What a scan has found: summary.json, and the rows that its report shows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from dataclasses import asdict
 from safeguard_sdk.durable import write_durably
 from safeguard_sdk.scan.options import Progress
 from safeguard_sdk.scan.output import SUMMARY, ScanFolder
+from safeguard_sdk.scan.rows import NAMES
+from safeguard_sdk.verdict import LABELS
 
 BINS = 20
-COLUMNS = ("id", "sha256", "label", "score", "rule", "rules", "failure_kind")
+COUNTED = ("label", "score", "rule", "failure_kind")              # columns that a summary needs
+SHOWN = ("id", "sha256", "label", "score", "rule", "thumbnail", *NAMES)  # and those of a row in the report
 
 
 def summarise(folder: ScanFolder, rules: list[str], progress: Progress, skipped: Counter[str]) -> dict:
@@ -20,10 +23,10 @@ def summarise(folder: ScanFolder, rules: list[str], progress: Progress, skipped:
 
     rules  ids of the policy's rules, in their order
     """
-    labels, kinds = Counter(dict.fromkeys(("safe", "review", "unsafe"), 0)), Counter()
+    labels, kinds = Counter(dict.fromkeys(LABELS, 0)), Counter()
     decided = {rule: Counter({"review": 0, "unsafe": 0}) for rule in rules}
     histogram = [0] * BINS
-    for row in folder.rows(COLUMNS):
+    for row in folder.rows(COUNTED):
         if row["label"] is None:
             kinds[row["failure_kind"]] += 1
             continue
@@ -48,10 +51,10 @@ def summarise(folder: ScanFolder, rules: list[str], progress: Progress, skipped:
 
 
 def gravest(folder: ScanFolder, most: int) -> list[dict]:
-    """The flagged rows with the highest scores, unsafe before review, and of equal files only one."""
+    """The flagged rows with the highest scores, unsafe before review, and of equal files only one; columns SHOWN."""
     best: list[tuple] = []
     contents: set[str] = set()
-    for row in folder.rows():
+    for row in folder.rows(SHOWN):
         if row["label"] not in ("review", "unsafe") or row["sha256"] in contents:
             continue
         key = (row["label"] == "unsafe", row["score"], row["id"])

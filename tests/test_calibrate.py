@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from safeguard_sdk import Bundle, Guard, Policy
 from safeguard_sdk.bundle import EMBEDDED
 from safeguard_sdk.calibration import Calibration, IsotonicCalibration, text_sha256
-from safeguard_sdk.cli import _outline
 from safeguard_sdk.cli import app as safeguard
+from safeguard_sdk.cli.printing import outline
 from training.__main__ import app
 from training.calibration import calibrate as module
 from training.calibration.calibrate import calibrate
@@ -187,7 +187,7 @@ def test_the_card_tells_of_it_once(bundle, rows):
 def test_info_shows_what_a_bundle_recommends():
     calibration = {"method": "isotonic", "points": {"logits": [0, 1], "scores": [0.1, 0.9]}, "unsafe_at": 0.62,
                    "unsafe_at_for": "recall at least 0.9", "rules": {"00": {}}, "exported": {"scale": 1.0, "shift": 0}}
-    lines = [" ".join(line.split()) for line in _outline({"bundle": {"calibration": calibration}})]
+    lines = [" ".join(line.split()) for line in outline({"bundle": {"calibration": calibration}})]
     assert {"unsafe at 0.62", "unsafe at for recall at least 0.9", "points 2 values, see --json"} <= set(lines)
 
 

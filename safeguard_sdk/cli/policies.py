@@ -1,0 +1,65 @@
+"""`safeguard policy …`: look at policies."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Annotated
+
+import typer
+
+from safeguard_sdk import Bundle, Policy, PolicyError
+from safeguard_sdk.bundle import EMBEDDED
+from safeguard_sdk.cli.options import BundleOption
+from safeguard_sdk.cli.printing import count, readable_errors
+from safeguard_sdk.policy_review import review_policy
+
+policy_app = typer.Typer(help="Look at policies.", no_args_is_help=True)
+
+
+@policy_app.command("check")
+def policy_check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Policy file, or the name of a packaged policy.")],
+    bundle: BundleOption = None,
+) -> None:
+    """Show what the model reads of every rule, its length, and likely mistakes.
+
+    Exit status: 0 the policy can be used, warnings or not; 2 it cannot.
+
+    Example: safeguard policy check shop.yaml
+    """
+    with readable_errors():
+        policy = Policy.load(file)
+        opened = Bundle.open(bundle or EMBEDDED)
+        tokenizer, most = opened.read_tokenizer(), opened.max_policy_tokens
+
+        def count_tokens(text: str) -> int:
+            return len(tokenizer.encode(opened.style.prefix(text), add_special_tokens=False).ids)
+
+        typer.echo(f"{policy.name}, version {policy.version}: {count(len(policy.rules), 'rule')}, "
+                   f"read by {opened.name} {opened.version}\nsha256 {policy.sha256}")
+        for rule in policy.rules:
+            review = f"review from {rule.review_at:g}, " if rule.review_at < rule.unsafe_at else ""
+            recommended = opened.unsafe_at_of(rule.canonical_text)
+            advice = "" if recommended is None else f" ({opened.name} recommends {recommended:.4g})"
+            typer.secho(f"\n{rule.id}: {count_tokens(rule.canonical_text)} of {most} tokens, "
+                        f"{review}unsafe from {rule.unsafe_at:g}{advice}", bold=True)
+            typer.echo(textwrap.indent(opened.style.prefix(rule.canonical_text), "    "))
+        findings = review_policy(policy, count_tokens, most)
+        typer.echo(f"\n{count(len(findings), 'warning')}")
+        for finding in findings:
+            typer.secho(f"warning: {finding}", fg="yellow")
+        if too_long := [rule.id for rule in policy.rules if count_tokens(rule.canonical_text) > most]:
+            raise PolicyError(f"{policy.name}: too long for {opened.name}, which reads {most} tokens of a rule: "
+                              f"{', '.join(too_long)}; shorten them or split them")
+
+
+@policy_app.command("list")
+def policy_list() -> None:
+    """List the packaged policies: name, start of the hash, rules.
+
+    Example: safeguard policy list
+    """
+    with readable_errors():
+        for name in Policy.packaged_names():
+            policy = Policy.packaged(name)
+            typer.echo(f"{name:8} {policy.sha256[:12]}  {', '.join(rule.id for rule in policy.rules)}")

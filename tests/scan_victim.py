@@ -24,9 +24,9 @@ RATE = 100             # images a second, so that no life gets far
 def main(photos: str, out: str, bundle: str, kills: int, seed: int) -> int:
     chance, guard = random.Random(seed), MeanGuard(DARK, Path(bundle))
     prepare_to_start()
-    forkserver.ensure_running()  # once, and not in each life: a start would take longer than a life
     killed = 0
     while killed < kills:
+        server = running_server()  # here, and not in each life: a start would take longer than a life
         life = os.fork()
         if not life:
             forkserver._forkserver.ensure_running = lambda: None  # it asks for a child, and the server is the parent's
@@ -35,11 +35,20 @@ def main(photos: str, out: str, bundle: str, kills: int, seed: int) -> int:
         time.sleep(chance.uniform(0.0, LONGEST_LIFE))
         os.kill(life, signal.SIGKILL)
         _, status = os.waitpid(life, 0)
-        if not os.WIFSIGNALED(status):
+        if os.WIFSIGNALED(status):
+            killed += 1
+        elif server == running_server():
             sys.exit("a life came to its end before it was killed; give it more to do")
-        killed += 1
+    time.sleep(0.5)  # a server that the last kill hit is gone by then, and is started again
     scan(guard, [photos, f"{photos}.zip"], out, Options(workers=2, part_rows=4))
     return killed
+
+
+def running_server() -> int:
+    """Process id of the server that forks decoders: a life that is killed while it asks for one takes the server with
+    it, and whoever asks next fails."""
+    forkserver.ensure_running()
+    return forkserver._forkserver._forkserver_pid
 
 
 if __name__ == "__main__":

@@ -113,13 +113,14 @@ class Decoder:
 
     def _start(self) -> None:
         context = prepare_to_start()
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
+        ours, theirs = context.Pipe()
+        process = context.Process(
             target=work, args=(theirs, self._geometry, self._limits.seconds, self._limits.memory_bytes),
             name="safeguard-decoder", daemon=True)
         with START_LOCK, _without_main():
-            self._process.start()
+            process.start()
         theirs.close()
+        self._process, self._pipe = process, ours
         try:
             if self._pipe.poll(START_SECONDS) and self._pipe.recv_bytes() == READY:
                 return

@@ -3,7 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
-#include <cstring>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,17 +17,11 @@ namespace {
 
 namespace py = pybind11;
 
-const JpegKernels& kernels_named(const std::string& name) {
-  for (const JpegKernels& candidate : jpeg_kernels())
-    if (candidate.name == name) return candidate;
-  throw py::value_error("kernel '" + name + "' does not run here");
-}
-
 py::object decode(const py::bytes& file, std::int64_t height, std::int64_t width, int scale,
                   const std::string& kernel) {
   if (scale != 2 && scale != 4 && scale != 8)
     throw py::value_error("scale is " + std::to_string(scale) + ", must be 2, 4 or 8");
-  const JpegKernels& chosen = kernels_named(kernel);
+  const JpegKernels& chosen = kernel_named(jpeg_kernels(), kernel);
   const std::string_view bytes = file;
   const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
   const std::uint8_t* const end = data + bytes.size();
@@ -51,16 +45,10 @@ std::int64_t count_scans(const py::bytes& file) {
   return count;
 }
 
-std::vector<std::string> kernel_names() {
-  std::vector<std::string> names;
-  for (const JpegKernels& candidate : jpeg_kernels()) names.emplace_back(candidate.name);
-  return names;
-}
-
 }  // namespace
 
 void bind_jpeg(py::module_& m) {
-  m.def("jpeg_kernels", &kernel_names,
+  m.def("jpeg_kernels", [] { return names_of(jpeg_kernels()); },
         "Names of the JPEG decoder's kernels that run on this machine, the fastest first. All give the same bits.");
   m.def("decode_jpeg", &decode, py::arg("file"), py::arg("height"), py::arg("width"), py::arg("scale"),
         py::arg("kernel"),

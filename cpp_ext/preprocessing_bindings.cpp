@@ -49,12 +49,6 @@ Filter filter_named(const std::string& name) {
   return name == "bicubic" ? Filter::bicubic : Filter::bilinear;
 }
 
-const Kernels& kernels_named(const std::string& name) {
-  for (const Kernels& candidate : kernels())
-    if (candidate.name == name) return candidate;
-  throw py::value_error("kernel '" + name + "' does not run here");
-}
-
 void expect_buffers(const py::array& values, const py::array& out, std::size_t elements) {
   const auto dense = [](const py::array& array) {
     return (array.flags() & py::array::c_style) != 0 && (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
@@ -94,7 +88,7 @@ void to_planes(const std::vector<py::array>& images, std::int64_t side, const st
   expect_buffers(values, out, product(static_cast<std::int64_t>(images.size()),
                                       static_cast<std::int64_t>(product(kChannels * side, side))));
   const auto write = values.itemsize() == 4 ? write_planes<std::uint32_t> : write_planes<std::uint16_t>;
-  write(pictures, side, filter_named(resample), values, out, threads, kernels_named(kernel));
+  write(pictures, side, filter_named(resample), values, out, threads, kernel_named(kernels(), kernel));
 }
 
 template <class Value>
@@ -132,19 +126,13 @@ void to_patches(const std::vector<py::array>& images, const std::vector<Size>& s
   expect_buffers(values, out, elements);
   const auto write = values.itemsize() == 4 ? write_patches<std::uint32_t> : write_patches<std::uint16_t>;
   write(pictures, sizes, {0, 0, patch, merge, temporal}, filter_named(resample), values, out, threads,
-        kernels_named(kernel));
-}
-
-std::vector<std::string> kernel_names() {
-  std::vector<std::string> names;
-  for (const Kernels& candidate : kernels()) names.emplace_back(candidate.name);
-  return names;
+        kernel_named(kernels(), kernel));
 }
 
 }  // namespace
 
 void bind_preprocessing(py::module_& m) {
-  m.def("preprocessing_kernels", &kernel_names,
+  m.def("preprocessing_kernels", [] { return names_of(kernels()); },
         "Names of the resize kernels that run on this machine, the fastest first. All give the same bits.");
   m.def("to_planes", &to_planes, py::arg("images"), py::arg("side"), py::arg("resample"), py::arg("values"),
         py::arg("out").noconvert(), py::arg("threads"), py::arg("kernel"),

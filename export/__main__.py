@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from export.failures import ExportError
-from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, ParityError
+from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, QUESTIONS, ParityError
 from safeguard_sdk import SafeguardError
 
 BITS = (4, 8, 32)
@@ -47,7 +47,7 @@ def bundle(
     base: BaseOption = None,
     text: Annotated[bool, typer.Option(help="Whether it can write reasons and answers (lm_head.onnx).")] = True,
     max_image_tokens: Annotated[int, typer.Option(min=4, help="Of an image; fewer are faster.")] = 1280,
-    gate_questions: Annotated[int, typer.Option(min=1, help="Photos × rules that are compared.")] = 60,
+    gate_questions: Annotated[int, typer.Option(min=1, help="Photos × rules that are compared.")] = QUESTIONS,
     max_flips: Annotated[float, typer.Option(help="Share of verdicts that may differ.")] = MAX_FLIP_RATE,
     max_drift: Annotated[float, typer.Option(help="Mean difference of scores that may be.")] = MAX_MEAN_DRIFT,
     bits: Annotated[int, typer.Option(help="Of nano's linear layers: 4, 8, or 32 for fp32.")] = 4,
@@ -62,8 +62,10 @@ def bundle(
             manifest = _export_nano(checkpoint, photos, out, bits)
         else:
             from export.qwen.build import Order, export_qwen
-            _check_choice("--quant", quant, ("fp32", "fp16", "w8a8", "w8a16", "w4a16"))
-            _check_choice("--prompt", prompt, _styles())
+            from export.qwen.store import SCHEMES
+            from safeguard_sdk.prompt import PROMPTS
+            _check_choice("--quant", quant, SCHEMES)
+            _check_choice("--prompt", prompt, tuple(PROMPTS))
             manifest = export_qwen(Order(checkpoint, out, quant, prompt, base, text, max_image_tokens, photos,
                                          gate_questions, max_flips, max_drift))
         shown = ("calibration", "quantization", "parity", "quality")
@@ -76,7 +78,7 @@ def gate(
     checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What it was made from.")],
     photos: PhotosOption = None,
     base: BaseOption = None,
-    questions: Annotated[int, typer.Option(min=1, help="Photos × rules that are compared.")] = 60,
+    questions: Annotated[int, typer.Option(min=1, help="Photos × rules that are compared.")] = QUESTIONS,
     max_flips: Annotated[float, typer.Option(help="Share of verdicts that may differ.")] = MAX_FLIP_RATE,
     max_drift: Annotated[float, typer.Option(help="Mean difference of scores that may be.")] = MAX_MEAN_DRIFT,
 ) -> None:
@@ -144,11 +146,6 @@ def _export_nano(run: Path, photos: Path | None, out: Path, bits: int) -> dict:
     if photos is None:
         raise ExportError(f"{run}: is a run of nano, which is calibrated on labelled photos; name them with --photos")
     return export_nano(run, photos, out, bits)
-
-
-def _styles() -> tuple[str, ...]:
-    from safeguard_sdk.prompt import PROMPTS
-    return tuple(PROMPTS)
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:

@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from safeguard_sdk.calibration import AnyCalibration, Calibration
+
 MAX_FLIP_RATE = 0.02   # share of questions whose verdict differs from the checkpoint's
 MAX_MEAN_DRIFT = 0.02  # mean absolute difference of scores
+QUESTIONS = 60         # photos × rules that a Qwen-VL bundle and its checkpoint are asked, unless more are wished for
 
 
 class ParityError(Exception):
@@ -29,8 +32,17 @@ class Parity:
 
 
 def compare(reference: np.ndarray, found: np.ndarray, scale: float, shift: float) -> Parity:
-    """Logits of the checkpoint and of the bundle → parity of the calibrated scores."""
-    before, after = (1 / (1 + np.exp(-(scale * logits + shift))) for logits in (reference, found))
+    """Logits of the checkpoint and of the bundle → parity of the scores by Platt scaling."""
+    return parity_of(*(scores(logits, Calibration(scale, shift)) for logits in (reference, found)))
+
+
+def scores(logits: np.ndarray, calibration: AnyCalibration) -> np.ndarray:
+    """(n,) logits → (n,) scores, as a guard calibrates them."""
+    return np.array([calibration.score(logit) for logit in logits.tolist()])
+
+
+def parity_of(before: np.ndarray, after: np.ndarray) -> Parity:
+    """Of the scores of the checkpoint and of the bundle, (n,) each."""
     drift = np.abs(before - after)
     flips = (before >= 0.5) != (after >= 0.5)
     return Parity(len(drift), float(flips.mean()), float(drift.mean()), float(np.quantile(drift, 0.99)),

@@ -7,7 +7,6 @@ The bundle is built in a folder beside `out` and takes its place only after it h
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections import Counter
@@ -22,10 +21,11 @@ from sklearn.linear_model import LogisticRegression
 from export.card import model_card
 from export.checkpoint import Checkpoint
 from export.decoder import Decoder, export_decoder
+from export.folder import listed, write_manifest
 from export.gate import compare, require
 from export.quantize import embedding_graph, quantize_matmuls, save_split, store_in_few_bits
 from safeguard_sdk import __version__
-from safeguard_sdk.bundle import FORMAT, MANIFEST, Bundle, file_sha256
+from safeguard_sdk.bundle import FORMAT, Bundle
 from safeguard_sdk.engine import open_engine
 from training.nano.exam import KNOWN, Question, metrics, wording_auroc
 from training.nano.examiner import QUESTIONS, Examiner, answer
@@ -56,7 +56,7 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     manifest = _manifest(checkpoint, building, files, bits)
     sources = Counter(photo.source for photo in examiner.split("train"))
     manifest["training"]["photos"] = dict(sources.most_common())
-    _write(building, manifest)
+    write_manifest(building, manifest)
 
     engine = open_engine(Bundle.open(building))
     logits, _ = answer(engine, *examiner.feeds("validation", fitting))
@@ -73,7 +73,7 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     require(parity)
     manifest["parity"] = parity.as_json()
     manifest["quality"] = quality(exam, scale * logits + shift)
-    _write(building, manifest)
+    write_manifest(building, manifest)
     card = model_card(manifest, list(checkpoint.table.kinds))
     (building / "README.md").write_text(card, encoding="utf-8")
     Bundle.open(building)
@@ -148,13 +148,9 @@ def _manifest(checkpoint: Checkpoint, folder: Path, files: list[Path], bits: int
                          "embeddings": "int8 per row", "vision": "fp16 kernels, int8 matrices, fp32 arithmetic"},
         "calibration": {"scale": 1.0, "shift": 0.0},
         "training": {"recipe": checkpoint.recipe, "commit": _commit(), "start": checkpoint.origin},
-        "files": [{"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files],
+        "files": listed(files),
     }
 
 
 def _commit() -> str:
     return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _write(folder: Path, manifest: dict) -> None:
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from export.failures import ExportError
-from export.gate import Parity, compare
-from safeguard_sdk.calibration import Calibration
+from export.gate import QUESTIONS, Parity, parity_of, scores
+from safeguard_sdk.calibration import AnyCalibration
 from safeguard_sdk.engine import Engine
 from safeguard_sdk.image import decode_image, to_model_input
 from safeguard_sdk.policy import Policy
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SAMPLES = (("skimage", "data"), ("sklearn", "datasets/images"))  # packages with photos, and where these lie
-QUESTIONS = 60
 SHOWN = 10  # flips that are listed
 
 
@@ -82,18 +81,17 @@ class Report:
     flips: tuple[str, ...]
 
     @classmethod
-    def of(cls, questions: Sequence[Question], reference: np.ndarray, found: np.ndarray, calibration: Calibration
+    def of(cls, questions: Sequence[Question], reference: np.ndarray, found: np.ndarray, calibration: AnyCalibration
            ) -> Report:
         """reference, found  (n,) logits of the checkpoint and of the bundle"""
-        scale, shift = calibration.scale, calibration.shift
         names = np.array([question.policy for question in questions])
-        before, after = (1 / (1 + np.exp(-(scale * logits + shift))) for logits in (reference, found))
+        before, after = scores(reference, calibration), scores(found, calibration)
         flips = tuple(
             f"{question.photo.name} under {question.policy}/{question.rule}: score {old:.3f} in the checkpoint, "
             f"{new:.3f} in the bundle"
             for question, old, new in zip(questions, before, after, strict=True) if (old >= 0.5) != (new >= 0.5))
-        return cls(compare(reference, found, scale, shift),
-                   {name: compare(reference[names == name], found[names == name], scale, shift)
+        return cls(parity_of(before, after),
+                   {name: parity_of(before[names == name], after[names == name])
                     for name in sorted(set(names.tolist()))}, float((after - before).mean()), flips)
 
     def as_json(self) -> dict:

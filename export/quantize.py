@@ -106,13 +106,23 @@ def quantize_matmuls(model: onnx.ModelProto, bits_of: dict[str, int],
         added += [numpy_helper.from_array(packed(levels, bits), f"{name}.levels"),
                   numpy_helper.from_array(scales.astype(np.float16), f"{name}.scales16"),
                   numpy_helper.from_array(packed(zeros, bits), f"{name}.zeros")]
-        # Scales are stored in 16 bits; the Cast is folded when the graph is loaded.
-        nodes.append(helper.make_node("Cast", [f"{name}.scales16"], [f"{name}.scales"], to=onnx.TensorProto.FLOAT))
-        nodes.append(helper.make_node(
-            "MatMulNBits", [node.input[0], f"{name}.levels", f"{name}.scales", f"{name}.zeros"], list(node.output),
-            domain="com.microsoft", K=weight.shape[0], N=weight.shape[1], bits=bits, block_size=BLOCK,
-            accuracy_level=INT8_ACTIVATIONS))
+        nodes += matmul_in_blocks(node, name, weight.shape, bits, BLOCK)
     replace_nodes(model, nodes, added, set(bits_of))
+    allow_matmul_in_blocks(model)
+
+
+def matmul_in_blocks(node: onnx.NodeProto, name: str, shape: tuple[int, int], bits: int, size: int
+                     ) -> list[onnx.NodeProto]:
+    """What stands for a MatMul by the initializer `name`, (in, out), which is stored in blocks of `size` as levels,
+    scales16 and zeros. Scales are stored in 16 bits; the Cast is folded when the graph is loaded."""
+    return [helper.make_node("Cast", [f"{name}.scales16"], [f"{name}.scales"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("MatMulNBits", [node.input[0], f"{name}.levels", f"{name}.scales", f"{name}.zeros"],
+                             list(node.output), domain="com.microsoft", K=shape[0], N=shape[1], bits=bits,
+                             block_size=size, accuracy_level=INT8_ACTIVATIONS)]
+
+
+def allow_matmul_in_blocks(model: onnx.ModelProto) -> None:
+    """Name the operators of ONNX Runtime among those that the graph uses."""
     if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
+from export.folder import listed, write_manifest
 from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, require
 from export.parity import QUESTIONS, Question, Report, ask, draw_questions, pixels_of
 from export.qwen import chat, sensitivity
@@ -34,7 +35,7 @@ from export.qwen.trace import FLOAT, OPSET, decoder_graph, vision_graph
 from export.qwen.vision import inverse_frequencies
 from export.qwen.weights import Weights
 from safeguard_sdk import __version__
-from safeguard_sdk.bundle import FORMAT, MANIFEST, Bundle, file_sha256
+from safeguard_sdk.bundle import FORMAT, Bundle, file_sha256
 from safeguard_sdk.calibration import Calibration
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.engine.qwen_vl import ChatTurns
@@ -93,7 +94,7 @@ class Checkpoint:
         return "embed_tokens.weight" if self.shape.decoder.tied else "lm_head.weight"
 
     def reference(self) -> Reference:
-        return Reference(self.weights, self.tokenizer, self.turns, self.style, self.verdict, self.shape.decoder.tied)
+        return Reference(self.weights, self.tokenizer, self.turns, self.style, self.verdict, self.head)
 
 
 def export_qwen(order: Order) -> dict:
@@ -107,12 +108,12 @@ def export_qwen(order: Order) -> dict:
         kept = _sensitive(checkpoint, questions) if order.scheme == "w8a8" else frozenset()
         files = write_files(checkpoint, building, order.scheme, order.text, kept)
         manifest = _manifest(checkpoint, order, files, kept)
-        _write(building, manifest)
+        write_manifest(building, manifest)
         report = gate(Bundle.open(building), checkpoint, questions)
         manifest["parity"] = report.as_json()
         print("\n".join(report.lines()), file=sys.stderr, flush=True)
         require(report.whole, order.max_flips, order.max_drift)
-        _write(building, manifest)
+        write_manifest(building, manifest)
         (building / "README.md").write_text(model_card(manifest), encoding="utf-8")
         Bundle.open(building)
     except BaseException:
@@ -231,7 +232,7 @@ def _manifest(checkpoint: Checkpoint, order: Order, files: list[Path], kept: fro
                          "kept_in_blocks": sorted(kept)},
         "calibration": asdict(Calibration(1.0, 0.0)) | {"data": "none: scores are the model's own probabilities"},
         "checkpoint": {path.name: file_sha256(path) for path in sorted(weights.folder.glob("*.safetensors"))},
-        "files": [{"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files],
+        "files": listed(files),
     }
 
 
@@ -241,7 +242,3 @@ def _licence(folder: Path) -> str:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     found = re.search(r"^license(?:_name)?:\s*(?!other\s*$)(\S+)\s*$", text, re.MULTILINE)
     return found[1] if found else "not stated in the checkpoint"
-
-
-def _write(folder: Path, manifest: dict) -> None:
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

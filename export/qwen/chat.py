@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from export.failures import ExportError
+from export.failures import ExportError, first_line
 from export.qwen.shapes import VisionShape
 from safeguard_sdk.engine.qwen_vl import ChatTurns
 from safeguard_sdk.image import PatchGeometry
@@ -23,7 +23,7 @@ def read_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ExportError(f"{checkpoint}: its tokenizer cannot be read ({str(error).strip().splitlines()[0]}); copy "
+        raise ExportError(f"{checkpoint}: its tokenizer cannot be read ({first_line(error)}); copy "
                           "tokenizer.json and tokenizer_config.json beside the weights") from error
     if not tokenizer.is_fast:
         raise ExportError(f"{checkpoint}: has no tokenizer.json; save its tokenizer with transformers once")

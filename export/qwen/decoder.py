@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from export.qwen.layers import MASKED, Linear, RmsNorm, rotate
+from export.qwen.layers import MASKED, GatedFeedForward, Linear, RmsNorm, rotate
 from export.qwen.shapes import DecoderShape
 from export.qwen.vision import inverse_frequencies
 
@@ -57,17 +57,6 @@ class SelfAttention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head)), keys, values
 
 
-class FeedForward(nn.Module):
-    def __init__(self, shape: DecoderShape) -> None:
-        super().__init__()
-        self.gate_proj = Linear(shape.width, shape.inner, bias=False)
-        self.up_proj = Linear(shape.width, shape.inner, bias=False)
-        self.down_proj = Linear(shape.inner, shape.width, bias=False)
-
-    def forward(self, x):
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class Layer(nn.Module):
     """last: whether the result is wanted of the last position alone."""
 
@@ -76,10 +65,10 @@ class Layer(nn.Module):
         self.last = last
         self.input_layernorm = RmsNorm(shape.width, shape.epsilon)
         self.post_attention_layernorm = RmsNorm(shape.width, shape.epsilon)
-        self.self_attn, self.mlp = SelfAttention(shape), FeedForward(shape)
+        self.self_attn, self.mlp = SelfAttention(shape), GatedFeedForward(shape.width, shape.inner, bias=False)
 
     def forward(self, x, cos, sin, bias, past_key, past_value, deepstack=None):
-        """See Decoder.forward; deepstack is added to x before all else."""
+        """See trace.decoder_graph; deepstack is added to x before all else."""
         x = x if deepstack is None else x + deepstack
         normed = self.input_layernorm(x)
         mixed, keys, values = self.self_attn(normed, cos, sin, bias, past_key, past_value, self.last)
@@ -116,32 +105,6 @@ class Head(nn.Module):
         """(B, S, width) → logits (B, 2) and normed state (B, width) of the last position."""
         state = self.norm(x[:, -1])
         return self.verdict(state), state
-
-
-class Decoder(nn.Module):
-    """The whole of it, as the graph computes it; for comparison with transformers."""
-
-    def __init__(self, shape: DecoderShape) -> None:
-        super().__init__()
-        self.front, self.head = Front(shape), Head(shape)
-        self.layers = nn.ModuleList(Layer(shape, last=number == shape.layers - 1) for number in range(shape.layers))
-
-    def forward(self, inputs_embeds, position_ids, padding, past, deepstack=()):
-        """Verdict logits (B, 2) and normed state (B, width) of the last position; keys and values, layer by layer.
-
-        inputs_embeds   (B, S, width) float32
-        position_ids    (3, B, S) int64: time, row, column
-        padding         (B,) int64: as many of the new positions stand in front to fill up, and are not seen
-        past            2 · layers arrays (1, groups, P, head) that all rows share, keys and values in turn
-        deepstack       arrays (B, S, width), added before the second and the following layers, zero but at image tokens
-        """
-        cos, sin, bias = self.front(position_ids, padding, past[0])
-        x, present = inputs_embeds, []
-        for number, (layer, key, value) in enumerate(zip(self.layers, past[::2], past[1::2], strict=True)):
-            added = (deepstack[number - 1],) if 0 < number <= len(deepstack) else ()
-            x, keys, values = layer(x, cos, sin, bias, key, value, *added)
-            present += [keys, values]
-        return *self.head(x), *present
 
 
 def axes(shape: DecoderShape) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 MASKED = -1e9  # finite: a row that is masked whole must not become NaN
 
@@ -22,6 +23,18 @@ class Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         product = x @ self.weight
         return product if self.bias is None else product + self.bias
+
+
+class GatedFeedForward(nn.Module):
+    """Of the language models, without biases, and of Qwen2.5-VL's tower."""
+
+    def __init__(self, width: int, inner: int, bias: bool = True) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = Linear(width, inner, bias), Linear(width, inner, bias)
+        self.down_proj = Linear(inner, width, bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class RmsNorm(nn.Module):

@@ -36,11 +36,10 @@ class Rows(nn.Module):
 
 class Reference:
     def __init__(self, weights: Weights, tokenizer: PreTrainedTokenizerBase, turns: ChatTurns, style: PromptStyle,
-                 verdict: tuple[int, int], tied: bool) -> None:
+                 verdict: tuple[int, int], head: str) -> None:
         config = AutoConfig.from_pretrained(weights.folder, local_files_only=True)
         self.tokenizer, self.turns, self.style, self.image_token = tokenizer, turns, style, config.image_token_id
-        table = "embed_tokens.weight" if tied else "lm_head.weight"
-        self.verdict = torch.cat([weights.rows(table, row, row + 1) for row in verdict])
+        self.verdict = torch.cat([weights.rows(head, row, row + 1) for row in verdict])
         with torch.device("meta"):
             self.model = AutoModel.from_config(config, dtype=torch.float32).eval()
         for name, module in list(self.model.named_modules()):

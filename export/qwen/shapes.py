@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
-from export.failures import ExportError
+from export.failures import ExportError, first_line
 
 # model_type of config.json, and the activation of its vision tower that vision.py has.
 FAMILIES = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu", "qwen3_vl": "gelu_pytorch_tanh"}
@@ -55,7 +55,6 @@ class DecoderShape:
     groups: int                    # of keys and values
     head: int                      # width of a head
     inner: int
-    vocabulary: int
     epsilon: float                 # of the norms
     theta: float
     sections: tuple[int, int, int]  # frequencies that turn with time, height and width
@@ -78,7 +77,7 @@ class QwenShape:
         try:
             config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            raise ExportError(f"{checkpoint / 'config.json'}: cannot be read ({_first_line(error)}); a checkpoint is a "
+            raise ExportError(f"{checkpoint / 'config.json'}: cannot be read ({first_line(error)}); a checkpoint is a "
                               "folder with config.json, safetensors and the files of its processor") from error
         return cls.of(config, str(checkpoint / "config.json"))
 
@@ -121,12 +120,8 @@ class QwenShape:
                 layers=text.num_hidden_layers, width=text.hidden_size, heads=text.num_attention_heads,
                 groups=text.num_key_value_heads,
                 head=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-                inner=text.intermediate_size, vocabulary=text.vocab_size, epsilon=text.rms_norm_eps,
+                inner=text.intermediate_size, epsilon=text.rms_norm_eps,
                 theta=rope["rope_theta"], sections=tuple(rope.get("mrope_section", (24, 20, 20) if newest else
                                                                   (16, 24, 24))),
                 interleaved=newest, bias=not newest, head_norm=newest, tied=config.tie_word_embeddings,
                 deepstack=len(deepstack)))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

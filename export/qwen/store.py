@@ -22,7 +22,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from export.failures import ExportError
-from export.quantize import INT8_ACTIVATIONS, forget_source, packed, quantize_blocks, replace_nodes
+from export.quantize import (
+    allow_matmul_in_blocks,
+    forget_source,
+    matmul_in_blocks,
+    packed,
+    quantize_blocks,
+    replace_nodes,
+)
 from export.qwen.weights import Weights
 
 SCHEMES = ("fp32", "fp16", "w8a8", "w8a16", "w4a16")
@@ -102,7 +109,7 @@ def store(model: onnx.ModelProto, source: Source, path: Path, scheme: str, *, vi
         nodes, initializers = _stored(model.graph, source, blob, scheme, vision, sensitive, advance)
     replace_nodes(model, nodes, initializers, {tensor.name for tensor in model.graph.initializer})
     if any(node.domain == "com.microsoft" for node in nodes):
-        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        allow_matmul_in_blocks(model)
     path.write_bytes(model.SerializeToString())
     return [path, blob.path]
 
@@ -129,7 +136,7 @@ def _stored(graph: onnx.GraphProto, source: Source, blob: Blob, scheme: str, vis
             nodes += _by_rows(node, name, quantised_inputs, initializers)
         else:
             initializers += _store_blocks(blob, name, chunks, int(kind))
-            nodes += _in_blocks(node, name, (inputs, outputs), int(kind))
+            nodes += matmul_in_blocks(node, name, (inputs, outputs), int(kind), BLOCKS[int(kind)])
         advance(inputs * outputs)
     for name, shape in shapes.items():
         values = source.other(name)
@@ -228,10 +235,3 @@ def _store_blocks(blob: Blob, name: str, chunks, bits: int) -> list[TensorProto]
     levels, scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
     return [blob.add(f"{name}.levels", packed(levels, bits)),
             blob.add(f"{name}.scales16", scales.astype(np.float16)), blob.add(f"{name}.zeros", packed(zeros, bits))]
-
-
-def _in_blocks(node: onnx.NodeProto, name: str, shape: tuple[int, int], bits: int) -> list[onnx.NodeProto]:
-    return [helper.make_node("Cast", [f"{name}.scales16"], [f"{name}.scales"], to=TensorProto.FLOAT),
-            helper.make_node("MatMulNBits", [node.input[0], f"{name}.levels", f"{name}.scales", f"{name}.zeros"],
-                             list(node.output), domain="com.microsoft", K=shape[0], N=shape[1], bits=bits,
-                             block_size=BLOCKS[bits], accuracy_level=INT8_ACTIVATIONS)]

@@ -95,7 +95,14 @@ class Sketch:
 
 @lru_cache(maxsize=8)
 def vision_graph(shape: QwenShape) -> onnx.ModelProto:
-    """The tower; see vision.Tower.forward for what goes in and what comes out. Do not alter it: it is shared."""
+    """The tower: patches of B images of one grid → image_embeds (B, N / merge², out), and as many of each feature of
+    deepstack. Do not alter it: it is shared.
+
+    pixel_values  (B, N, 3 · temporal · patch²) float32
+    positions     (N, 2) int64, row and column of each patch
+    window_…      Qwen2.5-VL: slots (W, L) int64, bias (W, L) float32, places (N,) int64; see grids.windows
+    position_…    Qwen3-VL: entries (N, 4) int64 of the table of positions and their weights (N, 4) float32
+    """
     model, sketch = shape.vision, Sketch()
     kept = {"pixel_values": (FLOAT, "batch", "patches", model.patch_values), "positions": (INT, "patches", 2)}
     corners = {"position_entries": (INT, "patches", 4), "position_weights": (FLOAT, "patches", 4)}
@@ -123,7 +130,15 @@ def vision_graph(shape: QwenShape) -> onnx.ModelProto:
 
 @lru_cache(maxsize=8)
 def decoder_graph(shape: QwenShape) -> onnx.ModelProto:
-    """The language model; see decoder.Decoder.forward for what goes in and what comes out. Do not alter it either."""
+    """The language model: verdict_logits (B, 2) and last_state (B, width), normed, of the last position; keys and
+    values, layer by layer. Do not alter it either.
+
+    inputs_embeds   (B, S, width) float32
+    position_ids    (3, B, S) int64: time, row, column
+    padding         (B,) int64: as many of the new positions stand in front to fill up, and are not seen
+    past_…          2 · layers arrays (1, groups, P, head) that all rows share, keys and values in turn
+    deepstack.…     arrays (B, S, width), added before the second and the following layers, zero but at image tokens
+    """
     model, sketch = shape.decoder, Sketch()
     inputs = {"inputs_embeds": (FLOAT, "batch", "length", model.width), "position_ids": (INT, 3, "batch", "length"),
               "padding": (INT, "batch")}

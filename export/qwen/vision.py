@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from export.qwen.layers import Linear, RmsNorm, rotate
+from export.qwen.layers import GatedFeedForward, Linear, RmsNorm, rotate
 from export.qwen.shapes import QwenShape, VisionShape
 
 EPSILON = 1e-6  # of every norm of the three towers
@@ -39,17 +39,6 @@ class Attention(nn.Module):
         mixed = (q @ k.transpose(-1, -2) * self.head**-0.5 + bias.unsqueeze(1).unsqueeze(1)).softmax(-1) @ v
         mixed = mixed.transpose(2, 3).reshape(batch, slots.shape[0] * slots.shape[1], width)
         return self.proj(mixed.index_select(1, places))
-
-
-class GatedFeedForward(nn.Module):
-    """Qwen2.5-VL's."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = Linear(width, inner), Linear(width, inner), Linear(inner, width)
-
-    def forward(self, x):
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class QuickFeedForward(nn.Module):
@@ -139,42 +128,13 @@ class Front(nn.Module):
             self.pos_embed = nn.Embedding(vision.position_side**2, vision.width)
 
     def forward(self, pixel_values, positions, entries=None, weights=None):
-        """See Tower.forward. x (B, N, width); cos and sin (N, 1, head)."""
+        """See trace.vision_graph. x (B, N, width); cos and sin (N, 1, head)."""
         x = self.patch_embed.proj(pixel_values)
         if entries is not None:
             x = x + (self.pos_embed(entries) * weights.unsqueeze(-1)).sum(1)
         angles = (positions.float().unsqueeze(-1) * self.inverse_frequencies).flatten(1)  # (N, head / 2)
         angles = torch.cat([angles, angles], -1).unsqueeze(1)
         return x, angles.cos(), angles.sin()
-
-
-class Tower(nn.Module):
-    """The whole of it, as the graph computes it; for comparison with transformers."""
-
-    def __init__(self, shape: QwenShape) -> None:
-        super().__init__()
-        self.vision = shape.vision
-        self.front = Front(shape)
-        self.blocks = nn.ModuleList(Block(shape.family, shape.vision) for _ in range(shape.vision.depth))
-        self.merger = merger(shape)
-        self.deepstack_merger_list = nn.ModuleList(NewMerger(shape.vision, norm_merged=True)
-                                                   for _ in shape.vision.deepstack)
-
-    def forward(self, pixel_values, positions, windows=(), corners=()):
-        """Patches of B images of one grid → tokens (B, N / merge², out), and those of each feature of deepstack.
-
-        pixel_values  (B, N, 3 · temporal · patch²) float32
-        positions     (N, 2) int64, row and column of each patch
-        windows       Qwen2.5-VL: slots (W, L) int64, bias (W, L) float32, places (N,) int64; see grids.windows
-        corners       Qwen3-VL: entries (N, 4) int64 of the table of positions and their weights (N, 4) float32
-        """
-        x, cos, sin = self.front(pixel_values, positions, *corners)
-        features = []
-        for number, block in enumerate(self.blocks):
-            x = block(x, cos, sin, *(() if sees_all(self.vision, number) else windows))
-            if number in self.vision.deepstack:
-                features.append(self.deepstack_merger_list[self.vision.deepstack.index(number)](x))
-        return self.merger(x), *features
 
 
 def merger(shape: QwenShape) -> nn.Module:

@@ -51,9 +51,6 @@ class Weights:
             raise ExportError(f"{folder}: adapts {min(unknown)}, which {self.folder} does not have; it belongs to "
                               "another checkpoint, name that one with --base")
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
-
     def names(self) -> set[str]:
         return set(self._file_of)
 

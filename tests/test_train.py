@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import numpy as np
 import pytest
 import tiny_world
 import torch
-from transformers import LlamaConfig, LlamaModel
+from tiny_reader import encode, new_reader
 
 from safeguard_sdk.engine.tags import TagTable
 from training.nano import train as training
 from training.nano.exam import build_exam
-from training.nano.reader import Reader, with_adapters
+from training.nano.reader import Reader
 from training.nano.train import Recipe, draw, fit, photo_world, score, see, word_world
 from training.photos import Photo
 from training.policyflip.policies import Pack, PolicyFlip
@@ -30,22 +29,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
-VOCABULARY = 97
 RECIPE = Recipe(seed=3, views=1, layers=2, rank=2, learning_rate=1e-2, warmup_steps=2, steps=7, decay_from=5,
                 easy_steps=2, composed_from=4, families=2, micro_packs=3, checkpoint_every=2, evaluate_every=4)
-
-
-def encode(text: str) -> list[int]:
-    """Every word is a token."""
-    return [1 + zlib.crc32(word.encode()) % (VOCABULARY - 1) for word in text.split()]
-
-
-def new_reader() -> Reader:
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2)
-    config._attn_implementation = "eager"
-    return Reader(with_adapters(LlamaModel(config), rank=2), torch.randn(2, 32))
 
 
 @pytest.fixture(scope="module")

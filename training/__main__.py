@@ -59,6 +59,23 @@ def exam(
 
 
 @app.command()
+def levels(
+    photos: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with an index.csv.")],
+    start: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The bundle of nano that every run starts "
+                                        "from.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for results and plot; run again to go on.")] =
+        Path("runs/levels"),
+    level: Annotated[list[str] | None, typer.Option(help="To train on; may be given again. Default: L3.")] = None,
+) -> None:
+    """The paper's Table 3 at nano's scale: one policy learnt by supervision or by rewards, five judged.
+
+    Example: python -m training levels ../shared/data/photos --start safeguard_sdk/nano
+    """
+    from training.nano.levels.table import run_levels
+    typer.echo(run_levels(photos, out, start, level or ("L3",)))
+
+
+@app.command()
 def recaption(
     photos: Annotated[Path, typer.Argument(exists=True, help="Folder of photos, or a JSONL file of captions.")],
     rewriter: Annotated[str, typer.Option(metavar="MODEL[@URL]", help="Puts the unsafe details back.")],

@@ -36,7 +36,9 @@ from training.policyflip.wordings import Bank
 from training.runs import save_whole
 from training.wordnet import WordNet
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "nano.yaml"
+RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPE = RECIPES / "nano.yaml"            # from SmolLM2
+FURTHER = RECIPES / "nano-further.yaml"   # from a bundle
 LOG_EVERY = 10  # steps
 
 

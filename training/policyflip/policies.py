@@ -20,7 +20,7 @@ World = PhotoWorld | WordWorld
 Decide = Callable[[Shown], bool | None]  # True: the policy is broken; None: nobody can know
 
 EASY = ("easy_pair", "easy_single")
-FULL = {"pair": 5, "single": 7, "exception": 6, "several": 3, "rule": 6, "blanket": 2}  # share of each family
+FULL = {"pair": 7, "single": 7, "exception": 6, "several": 3, "rule": 6, "blanket": 3}  # share of each family
 COMPOSED = 0.45  # share of policies composed by voices.py; the others are phrases of the bank
 LONGEST = 1400  # characters of a policy in training
 

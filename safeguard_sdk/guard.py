@@ -29,15 +29,16 @@ class Guard:
     bundle    an opened bundle or the folder of one; the embedded nano by default
     provider  where its graphs run: "cpu", "cuda" or "tensorrt"
     threads   of the runtime; 0 for all cores
+    engines   folder of TensorRT engines (python -m export tensorrt), which then run in place of ONNX Runtime
     raises    PolicyError if a rule is too long for the model, BundleError, EngineError
     """
 
     def __init__(self, policy: Policy, bundle: Bundle | str | Path | None = None, *,
-                 provider: str = "cpu", threads: int = 0) -> None:
+                 provider: str = "cpu", threads: int = 0, engines: Path | None = None) -> None:
         if not isinstance(bundle, Bundle):
             bundle = Bundle.embedded() if bundle is None else Bundle.open(bundle)
         self.policy, self.bundle = policy, bundle
-        self.engine: Engine = open_engine(bundle, provider, threads)
+        self.engine: Engine = open_engine(bundle, provider, threads, engines)
         self._prefixes = {rule.id: self._read(rule) for rule in policy.rules}
 
     def check(self, image: ImageSource) -> Verdict:

@@ -87,7 +87,7 @@ def test_reading_gives_one_pair_of_keys_and_values_a_layer(engine):
     prefix = engine.read(TEXT)
     assert prefix.length == engine.count_tokens(TEXT)
     assert len(prefix.keys_values) == len(engine._past)
-    assert {array.shape[2] for array in prefix.keys_values} == {prefix.length}
+    assert {array.shape()[2] for array in prefix.keys_values} == {prefix.length}
 
 
 def test_a_text_may_be_as_long_as_the_bundle_says_and_not_a_token_longer(engine):
@@ -114,7 +114,7 @@ def test_every_image_has_one_embedding_that_says_what_was_seen(engine, pixel_val
 
 
 def test_probabilities_that_are_no_numbers_are_an_error_and_not_an_empty_picture(engine, pixel_values, monkeypatch):
-    broken = engine._vision.run(None, {"pixel_values": pixel_values})[0]
+    broken = engine._vision.run({"pixel_values": pixel_values}, ["probabilities"])[0]
     broken[1, 7] = np.nan
     monkeypatch.setattr(engine, "_vision", Plays(broken))
     with pytest.raises(VerdictError, match="probabilities that are no numbers"):
@@ -122,7 +122,7 @@ def test_probabilities_that_are_no_numbers_are_an_error_and_not_an_empty_picture
 
 
 def test_a_picture_in_which_nothing_is_seen_still_gets_a_score(engine, pixel_values, monkeypatch):
-    rows = engine._vision.run(None, {"pixel_values": pixel_values[:1]})[0]
+    rows = engine._vision.run({"pixel_values": pixel_values[:1]}, ["probabilities"])[0]
     monkeypatch.setattr(engine, "_vision", Plays(np.zeros_like(rows)))
     (embedding,) = engine.encode(pixel_values[:1])
     assert embedding.seen == ()
@@ -137,10 +137,12 @@ def plain_logits(engine: OnnxEngine, text: str, image: ImageEmbedding) -> np.nda
     policy = engine._embeddings(ids, np.zeros((1, ids.shape[1], len(KNOTS)), np.float32))[0]
     tokens = np.concatenate([policy, image.tokens])
     length = len(tokens)
-    empty = {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in engine._past}
-    return engine._decoder.run(["verdict_logits"], {
+    _, heads, _, width = engine._decoder.inputs[engine._past[0]]
+    empty = dict.fromkeys(engine._past, np.zeros((1, heads, 0, width), np.float32))
+    return engine._decoder.run({
         "inputs_embeds": tokens[None], "position_ids": np.arange(length)[None],
-        "attention_bias": np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None], **empty})[0]
+        "attention_bias": np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None], **empty},
+        ["verdict_logits"])[0]
 
 
 def test_the_cached_policy_changes_nothing(engine, pixel_values):
@@ -164,7 +166,7 @@ def test_the_padding_changes_nothing_but_the_rounding_of_activations_to_int8(eng
 ])
 def test_the_logits_of_an_image_are_the_same_alone_and_beside_images_of_any_length(engine, lengths):
     noise = np.random.default_rng(0)
-    width = engine._decoder.get_inputs()[0].shape[2]
+    width = engine._decoder.inputs["inputs_embeds"][2]
     images = [ImageEmbedding(noise.normal(0, 0.1, (length, width)).astype(np.float32)) for length in lengths]
     prefix = engine.read(TEXT)
     alone = np.concatenate([engine.score(prefix, [image]) for image in images])

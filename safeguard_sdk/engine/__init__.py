@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.errors import EngineError, PolicyError
+
+if TYPE_CHECKING:
+    from safeguard_sdk.engine.session import Graph
+    from safeguard_sdk.engine.tensorrt import EngineGraph
 
 
 @dataclass(frozen=True)
@@ -62,18 +68,32 @@ def refuse_longer(length: int, bundle: Bundle) -> None:
                           "shorten it or split it into several rules")
 
 
-def open_engine(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> Engine:
+def open_engine(bundle: Bundle, provider: str = "cpu", threads: int = 0, engines: Path | None = None) -> Engine:
     """An engine for a bundle. Raises EngineError.
 
     provider  a key of engine.session.PROVIDERS
     threads   0 for all cores
+    engines   folder of TensorRT engines of this bundle, which then run in place of ONNX Runtime
     """
+    if engines is not None and bundle.architecture != "qwen-vl":
+        raise EngineError(f"{bundle.name} runs in ONNX Runtime only; leave out the folder of engines")
+    open_graph = _engine_graphs(bundle, engines) if engines is not None else _onnx_graphs(bundle, provider, threads)
+    from safeguard_sdk.engine.onnx import OnnxEngine
+    from safeguard_sdk.engine.qwen_vl import QwenVlEngine
+    engine_of = {"tags": OnnxEngine, "qwen-vl": QwenVlEngine}  # as bundle.ARCHITECTURES has them
+    return engine_of[bundle.architecture](bundle, open_graph)
+
+
+def _onnx_graphs(bundle: Bundle, provider: str, threads: int) -> Callable[[str], Graph]:
     try:
         import onnxruntime  # noqa: F401, takes 0.1 s, so not before it is needed
     except ImportError as error:  # not installed, or its libraries do not load
         raise EngineError(f"ONNX Runtime cannot be imported ({error}); install it: pip install 'safeguard[cpu]', or "
                           "'safeguard[gpu]' for an NVIDIA GPU") from error
-    from safeguard_sdk.engine.onnx import OnnxEngine
-    from safeguard_sdk.engine.qwen_vl import QwenVlEngine
-    engines = {"tags": OnnxEngine, "qwen-vl": QwenVlEngine}  # as bundle.ARCHITECTURES has them
-    return engines[bundle.architecture](bundle, provider, threads)
+    from safeguard_sdk.engine.session import Graph
+    return lambda name: Graph(bundle.path / f"{name}.onnx", provider, threads)
+
+
+def _engine_graphs(bundle: Bundle, folder: Path) -> Callable[[str], EngineGraph]:
+    from safeguard_sdk.engine.tensorrt import EngineFolder, EngineGraph
+    return partial(EngineGraph, EngineFolder.open(folder, bundle))

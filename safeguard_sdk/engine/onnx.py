@@ -4,17 +4,20 @@ the KV cache of a rule gives the verdict (decoder.onnx)."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import ImageEmbedding, Prefix, refuse_longer
 from safeguard_sdk.engine.grids import MASKED
-from safeguard_sdk.engine.session import open_session
 from safeguard_sdk.engine.tags import KNOTS, TagTable, image_tokens, knot_weights
 from safeguard_sdk.errors import EngineError, VerdictError
+
+if TYPE_CHECKING:
+    from safeguard_sdk.engine.session import Graph
 
 LENGTH_STEP = 8      # images are padded to multiples of this, so that those of like length run together
 
@@ -22,21 +25,20 @@ LENGTH_STEP = 8      # images are padded to multiples of this, so that those of 
 class OnnxEngine:
     """Thread-safe: sessions may run concurrently, and nothing else changes after construction."""
 
-    def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, open_graph: Callable[[str], Graph]) -> None:
         self.bundle = bundle
-        self._vision = open_session(bundle.path / "vision.onnx", provider, threads)
-        self._embed = open_session(bundle.path / "embed.onnx", provider, threads)
-        self._decoder = open_session(bundle.path / "decoder.onnx", provider, threads)
+        self._vision, self._embed, self._decoder = map(open_graph, ("vision", "embed", "decoder"))
         self._tokenizer = bundle.read_tokenizer()
         self._table = TagTable.read(bundle.path / "tags.json")
         self._tokens_of = lru_cache(maxsize=8192)(self._encode_text)
-        self._past = [entry for entry in self._decoder.get_inputs() if entry.name.startswith("past_")]
+        self._past = [name for name in self._decoder.inputs if name.startswith("past_")]
+        self._present = [name.replace("past_", "present_", 1) for name in self._past]
 
     @property
     def providers(self) -> dict[str, list[str]]:
         """The execution providers that each graph runs on, first choice first."""
-        sessions = {"vision": self._vision, "embed": self._embed, "decoder": self._decoder}
-        return {graph: session.get_providers() for graph, session in sessions.items()}
+        graphs = {"vision": self._vision, "embed": self._embed, "decoder": self._decoder}
+        return {name: graph.providers for name, graph in graphs.items()}
 
     def count_tokens(self, text: str) -> int:
         return len(self._encode_text(text))
@@ -45,15 +47,16 @@ class OnnxEngine:
         ids = np.array([self._encode_text(text)], dtype=np.int64)
         length = ids.shape[1]
         refuse_longer(length, self.bundle)
-        empty = {entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32) for entry in self._past}
+        _, heads, _, width = self._decoder.inputs[self._past[0]]
+        empty = dict.fromkeys(self._past, np.zeros((1, heads, 0, width), np.float32))
         causal = np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None]
-        _, *keys_values = self._decoder.run(None, {
+        keys_values = self._decoder.run({
             "inputs_embeds": self._embeddings(ids, np.zeros((1, length, len(KNOTS)), np.float32)),
-            "position_ids": np.arange(length)[None], "attention_bias": causal, **empty})
+            "position_ids": np.arange(length)[None], "attention_bias": causal, **empty}, self._present, self._present)
         return Prefix(tuple(keys_values), length)
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageEmbedding]:
-        rows = self._vision.run(None, {"pixel_values": np.asarray(images)})[0]
+        (rows,) = self._vision.run({"pixel_values": np.asarray(images)}, ["probabilities"])
         if not np.isfinite(rows).all():  # else such a picture would be one in which nothing is seen
             raise VerdictError(f"the vision graph of {self.bundle.name} gave probabilities that are no numbers; "
                                "the bundle or its runtime is broken, run `safeguard info`")
@@ -94,9 +97,9 @@ class OnnxEngine:
             embeddings[row, start:] = tokens
             positions[row, start:] = prefix.length + np.arange(len(tokens))
             bias[row, :, :, prefix.length:prefix.length + start] = MASKED
-        past = {entry.name: array for entry, array in zip(self._past, prefix.keys_values, strict=True)}
-        return self._decoder.run(["verdict_logits"], {"inputs_embeds": embeddings, "position_ids": positions,
-                                                      "attention_bias": bias, **past})[0]
+        (logits,) = self._decoder.run({"inputs_embeds": embeddings, "position_ids": positions, "attention_bias": bias,
+                                       **dict(zip(self._past, prefix.keys_values, strict=True))}, ["verdict_logits"])
+        return logits
 
     def _embed_tags(self, tags: list[tuple[str, float]]) -> ImageEmbedding:
         ids, probabilities = image_tokens(tags, self._tokens_of)
@@ -107,7 +110,8 @@ class OnnxEngine:
         return ImageEmbedding(tokens, tuple(tags))
 
     def _embeddings(self, ids: np.ndarray, knots: np.ndarray) -> np.ndarray:
-        return self._embed.run(None, {"ids": ids, "knots": knots})[0]
+        (rows,) = self._embed.run({"ids": ids, "knots": knots}, ["embeddings"])
+        return rows
 
     def _encode_text(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -1,19 +1,24 @@
-"""A Qwen-VL bundle in ONNX Runtime: patches become tokens (vision.onnx), and one prefill over the KV cache of a rule
-gives the verdict (decoder.onnx). Text is written on the same cache, with lm_head.onnx, and only when asked for."""
+"""A Qwen-VL bundle: patches become tokens (graph "vision"), and one prefill over the KV cache of a rule gives the
+verdict ("decoder"). Text is written on the same cache, with "lm_head", and only when asked for. Graphs run in ONNX
+Runtime (session.py) or as TensorRT engines (tensorrt.py)."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import ImageEmbedding, Prefix, grids, refuse_longer
-from safeguard_sdk.engine.session import Graph
 from safeguard_sdk.errors import BundleError, EngineError, VerdictError
+
+if TYPE_CHECKING:
+    from safeguard_sdk.engine.session import Graph
+    from safeguard_sdk.engine.tensorrt import EngineGraph
 
 LENGTH_STEP = 16     # images are padded to multiples of this many tokens, so that those of like length run together
 READ_STEP = 512      # tokens of a policy that are read at a time
@@ -43,12 +48,10 @@ class TokenEmbedding(ImageEmbedding):
 class QwenVlEngine:
     """Thread-safe: sessions may run concurrently, and nothing else changes after construction."""
 
-    def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, open_graph: Callable[[str], Graph | EngineGraph]) -> None:
         self.bundle = bundle
-        self._vision = Graph(bundle.path / "vision.onnx", provider, threads)
-        self._decoder = Graph(bundle.path / "decoder.onnx", provider, threads)
-        head = bundle.path / "lm_head.onnx"
-        self._head = Graph(head, provider, threads) if head.is_file() else None
+        self._vision, self._decoder = open_graph("vision"), open_graph("decoder")
+        self._head = open_graph("lm_head") if (bundle.path / "lm_head.onnx").is_file() else None
         self._tokenizer = bundle.read_tokenizer()
         try:
             self._table = np.load(bundle.path / "embeddings.npy", mmap_mode="r", allow_pickle=False)
@@ -66,7 +69,7 @@ class QwenVlEngine:
     def providers(self) -> dict[str, list[str]]:
         """The execution providers that each graph runs on, first choice first."""
         graphs = {"vision": self._vision, "decoder": self._decoder, "lm_head": self._head}
-        return {name: graph.session.get_providers() for name, graph in graphs.items() if graph is not None}
+        return {name: graph.providers for name, graph in graphs.items() if graph is not None}
 
     def count_tokens(self, text: str) -> int:
         return len(self._encode_text(text))
@@ -75,7 +78,7 @@ class QwenVlEngine:
         ids = self._encode_text(text)
         refuse_longer(len(ids), self.bundle)
         ids = [*self._turns.before, *ids, *self._turns.before_image]
-        shape = self._decoder.inputs[self._past[0]].shape
+        shape = self._decoder.inputs[self._past[0]]
         cache = [self._decoder.place(np.zeros((1, shape[1], 0, shape[3]), np.float32))] * len(self._past)
         for start in range(0, len(ids), READ_STEP):
             part = ids[start:start + READ_STEP]
@@ -88,7 +91,7 @@ class QwenVlEngine:
         sizes = [grid[1:] for _, grid in images]
         for size in sorted(set(sizes)):  # those of one size run together: nothing is padded, nothing masked
             alike = [row for row, one in enumerate(sizes) if one == size]
-            for rows in _in_memory(alike, (size[0] * size[1]) ** 2):
+            for rows in _in_memory(alike, (size[0] * size[1]) ** 2, self._vision.most_rows):
                 found |= zip(rows, self._encode_grid(np.stack([images[row][0] for row in rows]), size), strict=True)
         return [found[row] for row in range(len(images))]
 
@@ -108,7 +111,7 @@ class QwenVlEngine:
         padded = [-(-(len(image.tokens) + len(after)) // LENGTH_STEP) * LENGTH_STEP for image in images]
         for length in sorted(set(padded)):
             alike = [row for row, one in enumerate(padded) if one == length]
-            for rows in _in_memory(alike, length * (prefix.length + length)):
+            for rows in _in_memory(alike, length * (prefix.length + length), self._decoder.most_rows):
                 (logits[rows],) = self._prefill(prefix, [images[row] for row in rows], after, length,
                                                 ["verdict_logits"])
         return logits
@@ -217,7 +220,7 @@ class QwenVlEngine:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def _in_memory(rows: list[int], scores: int) -> Iterator[list[int]]:
-    """Rows that run together; scores: of attention for each of them."""
-    step = max(1, SCORES // scores)
+def _in_memory(rows: list[int], scores: int, most: int) -> Iterator[list[int]]:
+    """Rows that run together, at most so many; scores: of attention for each of them."""
+    step = min(most, max(1, SCORES // scores))
     return (rows[start:start + step] for start in range(0, len(rows), step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -15,12 +16,20 @@ DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where the memory
 
 
 class Graph:
-    """A session whose values may stay on its device; thread-safe."""
+    """A session whose values may stay on its device; thread-safe.
+
+    inputs     name → shape, free axes by name
+    providers  that it runs on, first choice first
+    most_rows  of a batch
+    """
+
+    most_rows = sys.maxsize
 
     def __init__(self, path: Path, provider: str, threads: int) -> None:
         self.session = open_session(path, provider, threads)
         self.device = DEVICES[provider]
-        self.inputs = {entry.name: entry for entry in self.session.get_inputs()}
+        self.inputs = {entry.name: tuple(entry.shape) for entry in self.session.get_inputs()}
+        self.providers = self.session.get_providers()
 
     def run(self, feeds: Mapping[str, np.ndarray | onnxruntime.OrtValue], results: Sequence[str],
             kept: Collection[str] = ()) -> list[np.ndarray | onnxruntime.OrtValue]:

@@ -30,6 +30,7 @@ from training.nano.vision import photo_features
 from training.photos import Photo, read_photos
 from training.policyflip.concepts import Concepts, Heldout
 from training.policyflip.policies import Pack, PolicyFlip
+from training.policyflip.scenarios import ScenarioFlip, Scenarios
 from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
 from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
@@ -99,7 +100,9 @@ def train(photos: Path, out: Path, recipe: Recipe, start: Path | None = None) ->
     encode = cache(lambda text: tokenizer.encode(text, add_special_tokens=False))
     worlds = [photo_world(sight, "train", concepts, heldout), word_world(sight, concepts, heldout)]
     bank = Bank.read()
-    sources = [[PolicyFlip(world, bank, voices) for world in worlds] for voices in (None, Voices.read(bank))]
+    voices, scenarios = Voices.read(bank), Scenarios.read(concepts)
+    sources = [[PolicyFlip(world, bank) for world in worlds],
+               [ScenarioFlip(world, bank, voices, scenarios) for world in worlds]]
     exam = build_exam(photo_world(sight, "validation", concepts, heldout, first_view=True), concepts, heldout,
                       questions=60, seed=1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from safeguard_sdk.policy import Rule
 from training.policyflip.concepts import Concept, Name, Shown
@@ -20,7 +21,6 @@ World = PhotoWorld | WordWorld
 Decide = Callable[[Shown], bool | None]  # True: the policy is broken; None: nobody can know
 
 EASY = ("easy_pair", "easy_single")
-FULL = {"pair": 7, "single": 7, "exception": 6, "several": 3, "rule": 6, "blanket": 3}  # share of each family
 COMPOSED = 0.45  # share of policies composed by voices.py; the others are phrases of the bank
 LONGEST = 1400  # characters of a policy in training
 
@@ -36,13 +36,15 @@ class Pack:
 
 
 class PolicyFlip:
-    """An endless source of packs.
+    """An endless source of packs, of each family by its share.
 
     world    scenes to judge
     bank     wordings to write in
     voices   composes COMPOSED of all policies; without them all are phrases of the bank
     scenes   how many scenes a pack has at most
     """
+
+    SHARES: ClassVar[dict[str, int]] = {"pair": 7, "single": 7, "exception": 6, "several": 3, "rule": 6, "blanket": 3}
 
     def __init__(self, world: World, bank: Bank, voices: Voices | None = None, scenes: int = 6) -> None:
         self.world, self.bank, self.voices, self.scenes = world, bank, voices, scenes
@@ -51,7 +53,7 @@ class PolicyFlip:
     def family(self, rng: random.Random, easy: bool = False) -> list[Pack]:
         """Packs over the same scenes, with opposite verdicts on most of them. Never empty."""
         while True:
-            kind = rng.choice(EASY) if easy else rng.choices(list(FULL), list(FULL.values()))[0]
+            kind = rng.choice(EASY) if easy else rng.choices(list(self.SHARES), list(self.SHARES.values()))[0]
             packs = getattr(self, f"_{kind}")(rng)
             if packs:
                 return packs
@@ -187,8 +189,8 @@ class PolicyFlip:
         else:
             named = self.world.concept_in(scenes[0], rng)
             allowed = self._name(named, rng).plural if named and rng.random() < 0.5 else "everything"
-            texts = [(_canonical("Anything", (), (allowed,)), False),
-                     (_canonical("Nothing", ("everything",), rng.choice(((), ("nothing",)))), True)]
+            texts = [(canonical("Anything", (), (allowed,)), False),
+                     (canonical("Nothing", ("everything",), rng.choice(((), ("nothing",)))), True)]
         return [Pack(self._dress(text, rng) if "\n" not in text else text, scenes, (broken,) * 4, "blanket")
                 for text, broken in texts]
 
@@ -332,7 +334,7 @@ class PolicyFlip:
         subject = (forbids or allows)[0].names[0].plural
         title = rng.choice([subject.capitalize(), f"Rule {rng.randrange(1, 30)}", f"About {subject}", "Content",
                             "policy"])
-        return self._pack(_canonical(title, forbidden, allowed), scenes, decide, "rule")
+        return self._pack(canonical(title, forbidden, allowed), scenes, decide, "rule")
 
     def _dress(self, body: str, rng: random.Random) -> str:
         """Put a policy into its surroundings: a heading, a preamble, an end; letter case and slips at times."""
@@ -366,7 +368,7 @@ _EASY_SINGLES = (("Forbidden: {x}. Allowed: everything else.", "Allowed: {x}. Fo
 _EVERYTHING = ("everything", "everything else", "anything else", "all other pictures")
 
 
-def _canonical(title: str, forbids: tuple[str, ...], allows: tuple[str, ...]) -> str:
+def canonical(title: str, forbids: tuple[str, ...], allows: tuple[str, ...]) -> str:
     return Rule(id="rule", title=title, forbids=forbids, allows=allows).canonical_text
 
 

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
@@ -17,8 +18,13 @@ from PIL import Image
 class Asked:
     """One request as it came in."""
 
-    body: dict
+    path: str
+    raw: bytes
     headers: dict[str, str]
+
+    @cached_property
+    def body(self) -> dict:
+        return json.loads(self.raw)
 
     @property
     def image(self) -> Image.Image:
@@ -64,8 +70,8 @@ class FakeEndpoint:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                asked = Asked(body, {name.lower(): value for name, value in self.headers.items()})
+                raw = self.rfile.read(int(self.headers["content-length"]))
+                asked = Asked(self.path, raw, {name.lower(): value for name, value in self.headers.items()})
                 endpoint.asked.append(asked)
                 reply = endpoint.answer(asked)
                 try:

@@ -107,7 +107,7 @@ def test_onnxruntime_comes_with_the_extra_cpu_or_gpu_and_with_no_other(project):
     assert {extra: names for extra, names in runtimes.items() if names} == {
         "cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
     assert set(extras) == {"cpu", "gpu", "tensorrt", "turbo", "remote", "video", "ray", "export", "train",
-                           "tensorboard", "deepspeed", "bench", "demo", "dev"}
+                           "tensorboard", "deepspeed", "bench", "edit", "demo", "dev"}
 
 
 def test_every_command_of_the_wheel_exists(project):
@@ -121,7 +121,8 @@ def test_the_wheel_holds_the_sdk_and_nothing_else(wheel):
     assert {file.relative_to(ROOT).as_posix() for file in SDK.rglob("*.py")} <= wheel["files"]
 
 
-@pytest.mark.parametrize("folder, pattern", [("policies", "*.yaml"), ("nano", "*"), ("scan", "*.html")])
+@pytest.mark.parametrize("folder, pattern", [("policies", "*.yaml"), ("nano", "*"), ("scan", "*.html"),
+                                             ("importing", "*.yaml")])
 def test_the_wheel_holds_the_packaged_policies_the_embedded_bundle_and_templates(wheel, folder, pattern):
     files = {file.relative_to(ROOT).as_posix() for file in (SDK / folder).glob(pattern)}
     assert files, f"safeguard_sdk/{folder} is empty"

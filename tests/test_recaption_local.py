@@ -121,3 +121,19 @@ def test_a_model_that_cannot_be_had_is_one_clear_line(tmp_path, monkeypatch, nam
     with pytest.raises(TrainingError, match="cannot be loaded as a model of images and text") as caught:
         LocalModel(name.format(empty=tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_system_text_and_options_go_into_the_chat_template(loaded, small, monkeypatch):
+    monkeypatch.setattr(loaded._processor, "chat_template", "{{ tone }}: " + TEMPLATE)
+    question = Question(small, "What is this?", GREEDY, 0, system="Be brief.", template_options={"tone": "kind"})
+    text = loaded._processor.decode(loaded._read(question)["input_ids"][0])
+    assert text.startswith("kind: <|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|>")
+
+
+def test_a_limit_of_pixels_makes_photos_fewer_tokens(folder, small):
+    question, patches = Question(small, "What is this?", GREEDY, 0), []
+    for limit in (None, 28 * 28):  # of the checkpoint: four times that
+        model = LocalModel(str(folder), limit)
+        patches.append(int(model._read(question)["image_grid_thw"].prod()))
+        model.close()
+    assert patches[0] > patches[1] == 4  # the one token that is left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from safeguard_sdk import Bundle, Policy, PolicyError
 from safeguard_sdk.bundle import EMBEDDED
 from safeguard_sdk.cli.options import BundleOption
 from safeguard_sdk.cli.printing import count, readable_errors
+from safeguard_sdk.importing import READERS, import_policy
 from safeguard_sdk.policy_review import review_policy
 
 policy_app = typer.Typer(help="Look at policies.", no_args_is_help=True)
@@ -51,6 +53,23 @@ def policy_check(
         if too_long := [rule.id for rule in policy.rules if count_tokens(rule.canonical_text) > most]:
             raise PolicyError(f"{policy.name}: too long for {opened.name}, which reads {most} tokens of a rule: "
                               f"{', '.join(too_long)}; shorten them or split them")
+
+
+@policy_app.command("import")
+def policy_import(
+    guard: Annotated[str, typer.Option("--from", metavar="GUARD", help=f"One of {', '.join(READERS)}.")],
+    file: Annotated[Path | None, typer.Argument(
+        metavar="[FILE]", help="Its policy or taxonomy in its own form; default: the published one.")] = None,
+) -> None:
+    """Print the rules of another guard as a policy to edit. Exit status: 0, or 2 if a part of FILE is not known.
+
+    Example: safeguard policy import --from llama-guard > shop.yaml
+    """
+    with readable_errors():
+        imported = import_policy(guard, file)
+        typer.echo(imported.to_yaml(), nl=False)
+        left_out = f"; {len(imported.left_out)} left out, see its comments" if imported.left_out else ""
+        typer.echo(f"{count(len(imported.policy.rules), 'rule')} of {imported.source}{left_out}", err=True)
 
 
 @policy_app.command("list")

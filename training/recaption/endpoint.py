@@ -39,10 +39,7 @@ class Endpoint:
         try:
             completion = self._client.chat.completions.create(
                 model=self.name, seed=question.seed, temperature=question.sampling.temperature,
-                max_tokens=question.sampling.max_tokens,
-                messages=[{"role": "user", "content": [
-                    {"type": "image_url", "image_url": {"url": _data_url(question.image)}},
-                    {"type": "text", "text": question.prompt}]}])
+                max_tokens=question.sampling.max_tokens, messages=_messages(question), extra_body=_extras(question))
         except self._errors.OpenAIError as error:
             raise self._explained(error) from error
         except ValueError as error:  # a body that is not JSON
@@ -73,7 +70,19 @@ class Endpoint:
         return ModelError(_line(error), "malformed")
 
 
-def _data_url(image: Image.Image) -> str:
+def _messages(question: Question) -> list[dict]:
+    system = [{"role": "system", "content": question.system}] if question.system else []
+    return [*system, {"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": data_url(question.image)}},
+        {"type": "text", "text": question.prompt}]}]
+
+
+def _extras(question: Question) -> dict | None:
+    """vLLM, SGLang and llama.cpp hand `chat_template_kwargs` on to the model's chat template."""
+    return {"chat_template_kwargs": dict(question.template_options)} if question.template_options else None
+
+
+def data_url(image: Image.Image) -> str:
     data = io.BytesIO()
     image.save(data, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

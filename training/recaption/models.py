@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from PIL import Image
@@ -32,6 +33,8 @@ class Question:
     prompt: str
     sampling: Sampling
     seed: int           # equal questions with equal seeds have equal answers, as far as the model allows
+    system: str | None = None  # None: the model's chat template decides
+    template_options: Mapping[str, object] = field(default_factory=dict)  # what its chat template takes besides
 
 
 class ModelError(Exception):

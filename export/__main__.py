@@ -99,7 +99,7 @@ def gate(
         order = build.Order(checkpoint, bundle, style=opened.style.name, base=base)
         report = build.gate(opened, build.Checkpoint.open(order), drawn)
         typer.echo("\n".join(report.lines()))
-        require(report.whole, max_flips, max_drift)
+        require(report.whole, max_flips, max_drift, f"{bundle} is as it was, but do not use it; to export it again")
 
 
 @app.command()

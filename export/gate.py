@@ -49,11 +49,12 @@ def parity_of(before: np.ndarray, after: np.ndarray) -> Parity:
                   float(drift.max()))
 
 
-def require(parity: Parity, most_flips: float = MAX_FLIP_RATE, most_drift: float = MAX_MEAN_DRIFT) -> None:
-    """Raise ParityError if the bundle is too far from its checkpoint."""
+def require(parity: Parity, most_flips: float = MAX_FLIP_RATE, most_drift: float = MAX_MEAN_DRIFT,
+            so: str = "no bundle was written") -> None:
+    """Raise ParityError if the bundle is too far from its checkpoint. so: what has become of the bundle"""
     if not (parity.flip_rate <= most_flips and parity.mean_drift <= most_drift):  # nor may it be no number
         raise ParityError(
             f"{parity.flip_rate:.2%} of {parity.questions} verdicts differ from the checkpoint's (at most "
             f"{most_flips:.0%} may), scores drift by {parity.mean_drift:.3f} on average (at most {most_drift}); "
-            "no bundle was written: quantise fewer layers or in more bits (--bits 8; --quant w8a16), or calibrate on "
+            f"{so}: quantise fewer layers or in more bits (--bits 8; --quant w8a16), or calibrate on "
             "more photos")

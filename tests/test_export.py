@@ -363,6 +363,12 @@ def test_a_bundle_beyond_either_limit_is_refused_with_the_next_step(beyond):
         require(parity(**beyond))
 
 
+def test_what_has_become_of_the_bundle_is_said_by_whoever_asks():
+    with pytest.raises(ParityError, match=r"; it is as it was: quantise fewer layers") as caught:
+        require(parity(flip_rate=1), so="it is as it was")
+    assert "no bundle was written" not in str(caught.value)
+
+
 def test_parity_is_measured_on_calibrated_scores():
     logit_of_09 = np.log(9.0)
     same = compare(np.array([logit_of_09, -1.0]), np.array([logit_of_09, -1.0]), scale=1.0, shift=0.0)

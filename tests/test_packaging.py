@@ -85,7 +85,7 @@ def test_imports_within_the_sdk_point_one_way():
 def test_the_sdk_imports_only_what_its_wheel_requires_and_engines_their_runtimes(project):
     required = {MODULE_OF.get(name, name) for name in map(name_of, project["dependencies"])}
     allowed = {*sys.stdlib_module_names, *required, "safeguard_sdk", "onnxruntime", "simplejpeg",
-               "fsspec", "av", "ray"}  # what scans need beyond, each an extra
+               "fsspec", "av", "pdqhash", "ray"}  # what scans need beyond, each an extra
     foreign = {(file, name) for file, name in imports_of_the_sdk()
                if name.split(".")[0] not in allowed and not file.startswith("engine/")}
     assert foreign == set()
@@ -106,8 +106,8 @@ def test_onnxruntime_comes_with_the_extra_cpu_or_gpu_and_with_no_other(project):
                 for extra, entries in extras.items()}
     assert {extra: names for extra, names in runtimes.items() if names} == {
         "cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
-    assert set(extras) == {"cpu", "gpu", "tensorrt", "turbo", "remote", "video", "ray", "export", "train",
-                           "tensorboard", "deepspeed", "bench", "edit", "demo", "dev"}
+    assert set(extras) == {"cpu", "gpu", "tensorrt", "turbo", "remote", "video", "duplicates", "ray", "export",
+                           "train", "tensorboard", "deepspeed", "bench", "edit", "demo", "dev"}
 
 
 def test_every_command_of_the_wheel_exists(project):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scan_world import animation, by_name, rows_of, write_folder
 from tiny_qwen import load_model, write_checkpoint
 
 from export.failures import ExportError
@@ -20,6 +22,8 @@ from safeguard_sdk import Bundle, EngineError, Guard, Policy, PolicyError
 from safeguard_sdk.engine import open_engine, qwen_vl
 from safeguard_sdk.image import decode_image, to_model_input
 from safeguard_sdk.prompt import PROMPTS
+from safeguard_sdk.scan import Options, rescan, scan
+from safeguard_sdk.scan.rows import record_of
 
 PHOTOS = ("astronaut.png", "chelsea.png", "china.jpg", "coffee.png", "rocket.jpg", "text.png")
 SIZES = ((84, 56), (56, 84), (84, 56), (168, 56), (56, 56), (140, 112))  # (width, height): some alike, none all
@@ -146,6 +150,45 @@ def test_a_long_policy_is_read_in_parts_and_many_images_in_turns(guard, images, 
     monkeypatch.setattr(qwen_vl, "SCORES", 1)
     alone = engine.encode([to_model_input(decode_image(path), engine.bundle.geometry) for path in images])
     np.testing.assert_array_equal(engine.score(parts, alone), together)
+
+
+# In a scan
+
+def test_in_a_scan_every_image_has_the_verdict_of_check_and_runs_beside_those_of_its_shape(
+        guard, images, tmp_path, monkeypatch):
+    grids_seen: list[set[tuple[int, ...]]] = []
+    encode = guard.engine.encode
+    monkeypatch.setattr(guard.engine, "encode", lambda batch: (
+        grids_seen.append({grid for _, grid in batch}), encode(batch))[1])
+    folder = write_folder(tmp_path / "photos", {path.name: path.read_bytes() for path in images} | {
+        "bad.png": b"x", "moving.gif": animation(["white", "red", "blue"], side=60)})
+    Image.new("RGB", (2100, 10)).save(folder / "long.png")
+    summary = scan(guard, [folder], tmp_path / "out", Options(workers=2, frames=3, batch_size=4))
+    assert grids_seen and all(len(grids) == 1 for grids in grids_seen)
+    rows = by_name(tmp_path / "out")
+    assert [record_of(rows[path.name]).verdict for path in images] == [guard.check(path) for path in images]
+    assert summary["failure_kinds"] == {"bad_shape": 1, "not_an_image": 1}
+    frames = [guard.check(Image.new("RGB", (60, 60), colour)).score for colour in ("white", "red", "blue")]
+    assert rows["moving.gif"]["score"] == pytest.approx(max(frames), abs=0.01) and rows["moving.gif"]["frame"] < 3
+
+
+def test_rescan_gives_the_rows_of_a_scan_from_the_kept_embeddings(bundle, guard, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("safeguard_sdk.scan.pipeline.CACHED_BYTES", 1)  # a part ends when its embeddings have so many
+    scan(guard, images, tmp_path / "old", Options(workers=1, cache_embeddings=True))
+    assert len(list((tmp_path / "old/parts").iterdir())) == len(images)
+    other, options = Guard(Policy.from_text("No cats."), bundle, threads=1), Options(workers=1, thumbnails=False)
+    scan(other, images, tmp_path / "fresh", options)
+    rescan(other, tmp_path / "old", tmp_path / "again", options)
+    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "fresh")
+
+
+def test_the_thumbnail_in_a_scan_is_the_picture_in_its_shape(bundle, photos, tmp_path):
+    everything = Guard(Policy.from_yaml("rules: [{id: all, text: Everything., unsafe_at: 0}]"), bundle, threads=1)
+    scan(everything, [photos["china.jpg"]], tmp_path / "out", Options(workers=1))
+    (row,) = rows_of(tmp_path / "out")
+    with Image.open(io.BytesIO(row["thumbnail"])) as thumbnail, Image.open(photos["china.jpg"]) as photo:
+        small = np.asarray(photo.resize(thumbnail.size), float)
+        assert thumbnail.size == (160, 107) and np.abs(np.asarray(thumbnail, float) - small).mean() < 20
 
 
 # Text on the same cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import threading
 import time
 import zipfile
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -22,10 +25,11 @@ from safeguard_sdk import ScanError
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import SquareGeometry
 from safeguard_sdk.scan import Limits, Options, scan
-from safeguard_sdk.scan.decoding import Decoder
+from safeguard_sdk.scan.decoding import Decoder, prepare_to_start
 from safeguard_sdk.scan.output import ScanFolder
 
 KILLS = int(os.environ.get("SCAN_KILLS", "55"))  # SCAN_KILLS=1000 for an afternoon
+HAS_PDQ = importlib.util.find_spec("pdqhash") is not None
 ROOT = Path(__file__).parents[1]
 SMALL_PARTS = Options(workers=2, part_rows=4)
 SQUARE = SquareGeometry(side=32, mean=(0.5,) * 3, std=(0.25,) * 3, resample="bilinear")
@@ -73,9 +77,12 @@ def test_a_scan_that_is_killed_at_random_moments_ends_with_exactly_the_rows_of_o
     paths = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
     victim = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, check=False)
     assert (victim.returncode, victim.stdout) == (0, f"{KILLS}\n"), victim.stderr
-    scan(guard, [tmp_path / "photos", tmp_path / "photos.zip"], tmp_path / "whole", Options(workers=2))
+    scan(guard, [tmp_path / "photos", tmp_path / "photos.zip"], tmp_path / "whole",
+         Options(workers=2, near_duplicates=HAS_PDQ))
     rows = rows_of(tmp_path / "out")
     assert rows == rows_of(tmp_path / "whole")
+    for found in (tmp_path / "whole").glob("duplicates.*"):
+        assert (tmp_path / "out" / found.name).read_bytes() == found.read_bytes()
     assert len(rows) == len({row["id"] for row in rows}) > KILLS * 20
     summaries = [json.loads((tmp_path / out / "summary.json").read_text()) for out in ("out", "whole")]
     assert [summary.pop("last_run") is not None for summary in summaries] == [True, True]
@@ -183,12 +190,12 @@ def test_a_decoder_that_is_killed_once_over_a_file_or_while_it_waits_costs_no_ro
         guard, folder, whole, tmp_path, monkeypatch):
     prepare, killed = Decoder.prepare, set()
 
-    def killed_now_and_then(self, name, frames):
+    def killed_now_and_then(self, name, *options):
         turn = int(name[-7:-4]) % 4
         if turn == 0 and name not in killed:
             killed.add(name)
             os.kill(self._process.pid, signal.SIGKILL)
-        prepared = prepare(self, name, frames)
+        prepared = prepare(self, name, *options)
         if turn == 1:
             killed.add(name)
             os.kill(self._process.pid, signal.SIGKILL)
@@ -205,10 +212,10 @@ def test_a_file_that_kills_its_decoder_is_a_failure_row_and_the_next_file_has_a_
         guard, folder, whole, tmp_path, monkeypatch):
     prepare = Decoder.prepare
 
-    def dying(self, name, frames):
+    def dying(self, name, *options):
         if name.endswith("007.png"):
             os.kill(self._process.pid, signal.SIGSEGV)
-        return prepare(self, name, frames)
+        return prepare(self, name, *options)
 
     monkeypatch.setattr(Decoder, "prepare", dying)
     scan(guard, [folder], tmp_path / "out", Options(workers=1))
@@ -253,7 +260,56 @@ def test_a_decoder_that_died_is_an_error_once_and_then_works_again(photos):
             decoder.prepare(path, 1)
         assert caught.value.kind == "crashed"
         assert decoder.read(path, path) == expected
-        assert decoder.prepare(path, 1).pixel_values.shape == (1, 3, 32, 32)
+        assert [one.shape for one in decoder.prepare(path, 1).inputs] == [(3, 32, 32)]
+    finally:
+        decoder.close()
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no server forks here")
+def test_a_server_of_decoders_that_was_killed_is_replaced(guard, folder, whole, tmp_path):
+    prepare_to_start()
+    forkserver.ensure_running()
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    scan(guard, [folder], tmp_path / "out", Options(workers=2))
+    assert rows_of(tmp_path / "out") == whole
+
+
+def prepared(**other: object) -> bytes:
+    return json.dumps({"frames": [0], "sizes": [[2, 2]], "pdq": None} | other).encode()
+
+
+NONSENSE = {
+    "no JSON": [b"\x80\x04N."],
+    "another JSON": [b"[]"],
+    "an unknown failure": [b'{"kind": "fine", "message": ""}'],
+    "more frames than were asked for": [prepared(frames=[0, 1], sizes=[[2, 2]] * 2)],
+    "frames without sizes": [prepared(sizes=[])],
+    "a frame beyond all": [prepared(frames=[1 << 31])],
+    "no pixel": [prepared(sizes=[[0, 2]])],
+    "a hash of other bits": [prepared(pdq=["00", 100])],
+    "fewer values": [prepared(), bytes(3 * 32 * 32 * 4 - 1)],
+    "more values": [prepared(), bytes(3 * 32 * 32 * 4 + 1)],
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_a_decoder_that_answers_with_nonsense_is_ended_and_its_file_is_a_failure(photos, nonsense):
+    """As one might that a hostile file has taken over."""
+    path = str(photos["coffee.png"])
+    decoder = Decoder(SQUARE, Limits())
+    try:
+        decoder.read(path, path)
+        process, ours = decoder._process, decoder._pipe
+        ours.close()
+        decoder._pipe, theirs = multiprocessing.Pipe()
+        with theirs:
+            for message in NONSENSE[nonsense]:
+                theirs.send_bytes(message)
+            with pytest.raises(ImageError, match="gave an answer without sense") as caught:
+                decoder.prepare(path, 1)
+        assert caught.value.kind == "crashed" and decoder._process is None
+        with pytest.raises(ValueError, match="process object is closed"):
+            process.is_alive()
     finally:
         decoder.close()
 

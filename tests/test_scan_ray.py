@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from scan_world import pictures, rows_of, write_folder
 
 from safeguard_sdk import Guard, Policy, ScanError
@@ -12,7 +14,8 @@ from safeguard_sdk.scan import Options, scan
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 POLICY = Policy.from_text("No cups.")
-OPTIONS = Options(workers=1, part_rows=8, actors=1)
+HAS_PDQ = importlib.util.find_spec("pdqhash") is not None
+OPTIONS = Options(workers=1, part_rows=8, actors=1, near_duplicates=HAS_PDQ)
 
 
 @pytest.mark.filterwarnings("ignore")  # of Ray's own code
@@ -22,13 +25,17 @@ def test_a_scan_through_ray_has_the_rows_of_any_other_and_goes_on_where_it_was(p
     made = pictures(photos["coffee.png"], 8, side=64)
     folder = write_folder(tmp_path / "photos", {f"{number}.png": data for number, data in enumerate(made[:4])} | {
         "bad.png": b"x", "copy.png": made[0]})
+    with Image.open(folder / "1.png") as picture:
+        picture.save(folder / "nearly.jpg")
     scan(guard, [folder], tmp_path / "out", OPTIONS)
     write_folder(folder, {f"{number}.png": data for number, data in enumerate(made)} | {"notes.txt": b"hello"})
     summary = scan(guard, [folder], tmp_path / "out", OPTIONS, cluster="local")
-    assert (summary["rows"], summary["last_run"]["rows"], summary["failed"]) == (10, 4, 1)
+    assert (summary["rows"], summary["last_run"]["rows"], summary["failed"]) == (11, 4, 1)
     assert summary["skipped"] == {".txt": 1}
-    scan(guard, [folder], tmp_path / "plain", OPTIONS)
+    plain = scan(guard, [folder], tmp_path / "plain", OPTIONS)
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "plain")
+    assert summary["near_duplicates"] == plain["near_duplicates"]
+    assert not HAS_PDQ or summary["near_duplicates"]["groups"] == 1
 
 
 def test_what_does_not_go_with_ray_is_refused(photos, tmp_path):

@@ -25,6 +25,8 @@ def scan(
     rescan: Annotated[Path | None, typer.Option(metavar="OLD_DIR", help="In place of sources: a scan made with "
                                                 "--cache-embeddings, to judge again without decoding.")] = None,
     cache_embeddings: Annotated[bool, typer.Option("--cache-embeddings", help="Keep what --rescan needs.")] = False,
+    near_duplicates: Annotated[bool, typer.Option("--near-duplicates", help="Also find images that are nearly the "
+                                                  "same, by PDQ.")] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames to judge of an animation; the gravest counts.")] = 1,
     video: Annotated[bool, typer.Option("--video", help="Judge videos too, as many frames of each as --frames says.")
                      ] = False,
@@ -50,8 +52,8 @@ def scan(
     with readable_errors():
         options = Options(
             format="jsonl" if jsonl else "parquet", frames=frames, shard=_share(shard), thumbnails=thumbnails,
-            cache_embeddings=cache_embeddings, batch_size=batch_size, workers=workers,
-            limits=Limits(timeout, memory << 20), max_rate=max_rate)
+            cache_embeddings=cache_embeddings, near_duplicates=near_duplicates, batch_size=batch_size,
+            workers=workers, limits=Limits(timeout, memory << 20), max_rate=max_rate)
         if bool(sources) == (rescan is not None):
             raise ScanError("name what to scan, or with --rescan a folder that was scanned; one of the two")
         guard = Guard(Policy.load(policy), bundle)
@@ -113,4 +115,7 @@ def _print_summary(summary: dict, out: Path) -> None:
     run = summary["last_run"]
     typer.echo(f"{count(summary['rows'], 'image')}: {counts}\n{run['images_per_second']:g} img/s in this run; "
                f"rows in {out / 'parts'}, report in {out / 'report.html'}")
+    if (found := summary["near_duplicates"]) is not None:
+        typer.echo(f"{count(found['groups'], 'group')} of near duplicates, {count(found['images'], 'image')}: "
+                   f"{out / found['file']}")
     raise typer.Exit(2 if summary["failed"] else 1 if summary["review"] + summary["unsafe"] else 0)

@@ -75,10 +75,7 @@ def _write(tables: Iterator[pyarrow.Table], folder: ScanFolder, options: Options
         for row in rows_in(table):
             waiting.append(row)
             progress.add(row["label"])
-            if len(waiting) >= options.part_rows:
-                folder.add(waiting)
-                waiting, began = [], time.monotonic()
-        if waiting and time.monotonic() - began >= options.part_seconds:
+        if len(waiting) >= options.part_rows or waiting and time.monotonic() - began >= options.part_seconds:
             folder.add(waiting)
             waiting, began = [], time.monotonic()
         tick()

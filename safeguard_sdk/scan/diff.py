@@ -123,9 +123,9 @@ def compare_scans(old: Path, new: Path) -> Changes:
             continue
         counts[old_side[0], new_side[0]] += 1
         base.execute("INSERT INTO change VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *old_side, *new_side))
-    for name, *old_side in base.execute("SELECT name, label, score, rule FROM old").fetchall():
-        counts[old_side[0], ABSENT] += 1
-        base.execute("INSERT INTO change VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *old_side, ABSENT, None, None))
+    for label, count in base.execute("SELECT label, COUNT(*) FROM old GROUP BY label"):
+        counts[label, ABSENT] = count
+    base.execute("INSERT INTO change SELECT name, label, score, rule, ?, NULL, NULL FROM old", (ABSENT,))
     return Changes(base, counts, same)
 
 

@@ -7,26 +7,26 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from safeguard_sdk.engine import Engine, ImageEmbedding
+from safeguard_sdk.engine import Engine
 from safeguard_sdk.errors import ImageError, ScanError
 from safeguard_sdk.scan.item import Item
+from safeguard_sdk.scan.job import Job, Ready
 from safeguard_sdk.scan.ledger import Ledger
-from safeguard_sdk.scan.options import Progress
+from safeguard_sdk.scan.options import Options, Progress
 from safeguard_sdk.scan.output import ScanFolder
-from safeguard_sdk.scan.pipeline import Job, Ready
+from safeguard_sdk.scan.pdq import Pdq
 from safeguard_sdk.scan.rows import record_of
 
-BATCH_ROWS = 1024  # read at a time
+BATCH_ROWS = 16  # read at a time: an embedding of a large model takes many MB
 
 
-def encode_embeddings(engine: Engine, kept: list[tuple[str, int, ImageEmbedding]]) -> bytes:
+def encode_embeddings(kept: list[tuple[str, int, bytes]]) -> bytes:
     """(sha256, frame, embedding) of images → a parquet file with these columns, embeddings as the engine packs them."""
     import pyarrow.parquet
-    columns = {"sha256": [sha256 for sha256, _, _ in kept], "frame": [frame for _, frame, _ in kept],
-               "embedding": [engine.pack(embedding) for _, _, embedding in kept]}
-    types = [("sha256", pyarrow.string()), ("frame", pyarrow.int32()), ("embedding", pyarrow.binary())]
+    schema = pyarrow.schema([("sha256", pyarrow.string()), ("frame", pyarrow.int32()), ("embedding", pyarrow.binary())])
+    rows = [dict(zip(schema.names, one, strict=True)) for one in kept]
     buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns, schema=pyarrow.schema(types)), buffer, compression="zstd")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
     return buffer.getvalue()
 
 
@@ -39,11 +39,15 @@ def kept_in(file: Path) -> set[str]:
 class CachedImages:
     """The rows of an earlier scan with the embeddings of their images, found by sha256 on the disk."""
 
-    def __init__(self, source: ScanFolder, engine: Engine, index: Path) -> None:
-        if not source.facts["settings"]["cache_embeddings"]:
-            raise ScanError(f"{source.path}: has no embeddings, as it was made without --cache-embeddings; scan again "
-                            "from the images")
-        self._source, self._engine, self._index = source, engine, index
+    def __init__(self, source: ScanFolder, engine: Engine, index: Path, options: Options) -> None:
+        settings = source.facts["settings"]
+        for is_there, what, option in (
+                (settings["cache_embeddings"], "embeddings", "--cache-embeddings"),
+                (settings["near_duplicates"] or not options.near_duplicates, "PDQ hashes", "--near-duplicates")):
+            if not is_there:
+                raise ScanError(f"{source.path}: has no {what}, as it was made without {option}; scan again from the "
+                                "images")
+        self._source, self._engine, self._index, self._options = source, engine, index, options
 
     def __enter__(self) -> CachedImages:
         import pyarrow.parquet
@@ -75,11 +79,12 @@ class CachedImages:
                 continue
             if record.failure is not None:
                 job.item = Item(record.path, record.member, failure=ImageError(record.failure, record.failure_kind))
-                yield Ready(job, ())
+                yield Ready(job, (), 0)
                 continue
             found = self._base.execute("SELECT frame, packed FROM embedding WHERE sha256 = ? ORDER BY frame",
                                        (row["sha256"],)).fetchall()
             if not found:
                 raise ScanError(f"{self._source.path}: has no embedding of {job.item.name}; finish that scan first")
-            yield Ready(job, tuple(frame for frame, _ in found),
-                        embeddings=[self._engine.unpack(packed) for _, packed in found])
+            yield Ready(job, tuple(frame for frame, _ in found), sum(len(packed) for _, packed in found),
+                        embeddings=[self._engine.unpack(packed) for _, packed in found],
+                        pdq=Pdq.of_row(row) if self._options.near_duplicates else None)

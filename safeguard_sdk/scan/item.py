@@ -11,6 +11,7 @@ from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image.files import printable
 
 INSIDE = "!/"  # between an archive and its member, in messages
+URL = "://"    # in what fsspec opens
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.scan.item import Item
+from safeguard_sdk.scan.pdq import Pdq
 from safeguard_sdk.scan.rows import Row
 
 CACHE_KIB = 16 << 10
@@ -35,6 +36,7 @@ class Outcome:
     thumbnail: bytes | None = None
     failure_kind: str | None = None
     failure: str | None = None  # without the name that the message begins with
+    pdq: Pdq | None = None
 
 
 class Ledger(Generic[Job]):
@@ -95,7 +97,8 @@ class Ledger(Generic[Job]):
             found = self._base.execute("SELECT facts, thumbnail FROM outcome WHERE sha256 = ?",
                                        (bytes.fromhex(sha256),)).fetchone()
             if found:
-                return Outcome(**json.loads(found[0]), thumbnail=found[1])
+                facts = json.loads(found[0])
+                return Outcome(**facts | {"pdq": facts["pdq"] and Pdq(*facts["pdq"])}, thumbnail=found[1])
             if sha256 in self._waiting:
                 self._waiting[sha256].append(job)
                 return True
@@ -115,7 +118,8 @@ class Ledger(Generic[Job]):
 
     def _store(self, sha256: str, outcome: Outcome) -> None:
         facts = {"label": outcome.label, "score": outcome.score, "rule": outcome.rule, "rules": outcome.rules,
-                 "frame": outcome.frame, "failure_kind": outcome.failure_kind, "failure": outcome.failure}
+                 "frame": outcome.frame, "failure_kind": outcome.failure_kind, "failure": outcome.failure,
+                 "pdq": outcome.pdq}
         self._base.execute("INSERT OR IGNORE INTO outcome VALUES (?, ?, ?)",
                            (bytes.fromhex(sha256), json.dumps(facts), outcome.thumbnail))
 

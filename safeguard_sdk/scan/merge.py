@@ -8,11 +8,9 @@ from pathlib import Path
 
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
-from safeguard_sdk.policy import Policy
+from safeguard_sdk.scan.finish import finish
 from safeguard_sdk.scan.options import Progress
 from safeguard_sdk.scan.output import PARTS, SUMMARY, ScanFolder, read_summary
-from safeguard_sdk.scan.report import write_report
-from safeguard_sdk.scan.summary import summarise
 
 
 def merge_shards(out: Path, shards: Sequence[Path]) -> dict:
@@ -34,10 +32,7 @@ def merge_shards(out: Path, shards: Sequence[Path]) -> dict:
                 file = folder.embeddings_file(part)
                 merged.add(list(folder.format.read(folder.path / PARTS / part.file)),
                            file.read_bytes() if part.embeddings_sha256 else None)
-        policy = Policy.from_yaml(merged.facts["policy"]["yaml"])
-        summary = summarise(merged, [rule.id for rule in policy.rules], progress, skipped)
-        write_report(merged, summary)
-        return summary
+        return finish(merged, progress, skipped)
 
 
 def _expect_all_shares(folders: list[ScanFolder]) -> None:

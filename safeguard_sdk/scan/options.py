@@ -20,6 +20,7 @@ class Options:
     shard: tuple[int, int] = (1, 1)    # (i, n): the i-th of n shares of the items, by the hash of their names
     thumbnails: bool = True            # of what is flagged, kept in the rows for the report
     cache_embeddings: bool = False     # for --rescan
+    near_duplicates: bool = False      # also look for images that are nearly the same
     batch_size: int = 16
     workers: int = 0                   # decoding processes; 0 for one a core
     actors: int = 0                    # with Ray: guards, each in its own process; 0 for one a core, all but one
@@ -43,7 +44,8 @@ class Options:
     @property
     def settings(self) -> dict:
         return {"format": self.format, "frames": self.frames, "shard": f"{self.shard[0]}/{self.shard[1]}",
-                "thumbnails": self.thumbnails, "cache_embeddings": self.cache_embeddings}
+                "thumbnails": self.thumbnails, "cache_embeddings": self.cache_embeddings,
+                "near_duplicates": self.near_duplicates}
 
 
 @dataclass

@@ -5,6 +5,7 @@
     parts/           part-00000001.parquet …
     embeddings/      likewise, with --cache-embeddings
     summary.json  report.html    written at the end
+    duplicates.parquet           likewise, with --near-duplicates
 
 A part is written under another name, brought to the disk, renamed; then its line is written and brought to the disk.
 """
@@ -12,9 +13,11 @@ A part is written under another name, brought to the disk, renamed; then its lin
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+import sqlite3
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +26,12 @@ from safeguard_sdk.bundle import file_sha256
 from safeguard_sdk.durable import sync_folder, write_durably
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
-from safeguard_sdk.scan.rows import FORMATS, Hashes, Row
+from safeguard_sdk.scan.rows import FORMATS, Hashes, Row, schema
 
 FORMAT = 1
 SCAN, MANIFEST, LOCK, SUMMARY, REPORT = "scan.json", "manifest.jsonl", "lock", "summary.json", "report.html"
-PARTS, EMBEDDINGS = "parts", "embeddings"
+PARTS, EMBEDDINGS, DUPLICATES = "parts", "embeddings", "duplicates"
+ADDED_SETTINGS = {"near_duplicates": False}  # and what goes for a scan that an older version has begun without them
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class ScanFolder:
         facts  {"hashes": …, "settings": …, …}; hashes and settings must equal those that are there. Parts that are
                damaged are put aside, and what no manifest names is removed, so that their rows are made again.
         """
-        with _disk_errors(path):
+        with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             if not (path / SCAN).exists() and any(entry.name not in (LOCK, f"{SCAN}.new") for entry in path.iterdir()):
                 raise ScanError(f"{printable(path)}: holds files of something else; name a new or an empty folder")
@@ -73,8 +77,9 @@ class ScanFolder:
                 for name in (PARTS, EMBEDDINGS):
                     (path / name).mkdir(exist_ok=True)
                 sync_folder(path)
-                (path / SUMMARY).unlink(missing_ok=True)  # it tells of a finished scan
                 folder = cls(path, _read_manifest(path), facts, lock)
+                for file in (path / SUMMARY, folder.duplicates_file):  # they tell of a finished scan
+                    file.unlink(missing_ok=True)
                 folder._put_damaged_aside()
                 folder._remove_strays()
             except BaseException:
@@ -88,7 +93,7 @@ class ScanFolder:
         if not (path / SCAN).is_file():
             raise ScanError(f"{printable(path)}: is not the output of a scan, it has no {SCAN}; name a folder that "
                             "`safeguard scan --out` has written")
-        with _disk_errors(path):
+        with disk_errors(path):
             return cls(path, _read_manifest(path), _read_facts(path), None)
 
     def __enter__(self) -> ScanFolder:
@@ -98,14 +103,14 @@ class ScanFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def rows(self, columns: Iterable[str] | None = None) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """All rows, part by part; a few at a time in memory."""
         for part in self.parts:
             yield from self.format.read(self.path / PARTS / part.file, columns)
 
     def add(self, rows: list[Row], embeddings: bytes | None = None) -> None:
         """Write rows as one part; when this returns they outlive a power failure."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             part = self._write_part(rows, embeddings)
             with open(self.path / MANIFEST, "ab") as manifest:
                 manifest.write(_line(part))
@@ -118,7 +123,7 @@ class ScanFolder:
         """Take all failure rows out of the parts, so that they are tried again; how many they were."""
         dropped = 0
         for number, part in enumerate(self.parts):
-            with _disk_errors(self.path):
+            with disk_errors(self.path):
                 rows = list(self.format.read(self.path / PARTS / part.file))
                 kept = [row for row in rows if row["failure_kind"] is None]
                 if len(kept) == len(rows):
@@ -129,7 +134,7 @@ class ScanFolder:
                     embeddings = self.embeddings_file(part).read_bytes()
                 self.parts[number] = self._write_part(kept, embeddings)
                 self.write_manifest()
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             self._remove_strays()
         return dropped
 
@@ -139,10 +144,16 @@ class ScanFolder:
     def embeddings_file(self, part: Part) -> Path:
         return self.path / EMBEDDINGS / f"{Path(part.file).stem}.parquet"
 
+    @property
+    def duplicates_file(self) -> Path:
+        return self.path / f"{DUPLICATES}{self.format.suffix}"
+
     def _write_part(self, rows: list[Row], embeddings: bytes | None) -> Part:
         numbers = [int(Path(part.file).stem.rpartition("-")[2]) for part in self.parts]
         file = f"part-{max(numbers, default=0) + 1:08}{self.format.suffix}"
-        data = self.format.encode(rows)
+        buffer = io.BytesIO()
+        self.format.write(buffer, rows, schema())
+        data = buffer.getvalue()
         part = Part(file, len(rows), hashlib.sha256(data).hexdigest(), **asdict(self.hashes),
                     embeddings_sha256=embeddings and hashlib.sha256(embeddings).hexdigest())
         if embeddings is not None:
@@ -208,13 +219,14 @@ class Lock:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """An OSError becomes a ScanError that says how to go on."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """An error of the disk becomes a ScanError that says how to go on."""
     try:
         yield
-    except OSError as error:
-        raise ScanError(f"{printable(path)}: cannot be written or read ({error.strerror or error}); see to the disk "
-                        "and run the same command again, it goes on from here") from error
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ScanError(f"{printable(path)}: cannot be written or read ({reason}); see to the disk and run the same "
+                        "command again, it goes on from here") from error
 
 
 def _line(part: Part) -> bytes:
@@ -240,6 +252,7 @@ def _read_manifest(path: Path) -> list[Part]:
 def _read_facts(path: Path) -> dict:
     try:
         facts = json.loads((path / SCAN).read_bytes())
+        facts["settings"] = ADDED_SETTINGS | facts["settings"]
         if facts["format"] == FORMAT and facts["settings"]["format"] in FORMATS and facts["hashes"]:
             return facts
     except (ValueError, KeyError, TypeError) as error:

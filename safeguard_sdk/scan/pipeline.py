@@ -4,7 +4,7 @@ as it is.
 
     _read    one thread goes through the sources
     _decode  a thread for each decoding process; what is known by its sha256 goes straight on to be written
-    _judge   one thread runs the engine, on as many images as are ready
+    _judge   one thread runs the engine, on as many images of one shape as are ready
     _write   one thread settles outcomes, makes rows and parts
 """
 
@@ -14,18 +14,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
-
-import numpy as np
 
 from safeguard_sdk.engine import ImageEmbedding
 from safeguard_sdk.errors import ImageError, VerdictError
 from safeguard_sdk.guard import Guard
 from safeguard_sdk.record import Record
+from safeguard_sdk.scan.batches import batches
 from safeguard_sdk.scan.channel import Channel, Stopped
 from safeguard_sdk.scan.decoding import TRIES, Decoder, Prepared
 from safeguard_sdk.scan.item import Item
+from safeguard_sdk.scan.job import Job, Ready, Settled
 from safeguard_sdk.scan.ledger import Ledger, Outcome
 from safeguard_sdk.scan.options import Options, Progress
 from safeguard_sdk.scan.rows import Hashes, Row, row_of
@@ -35,43 +35,10 @@ from safeguard_sdk.verdict import LABELS, Verdict
 ITEM_WEIGHT = 64 << 10        # bytes: an item weighs its data and this
 WAITING_BYTES = 128 << 20     # of archive members that are read and not decoded
 IN_FLIGHT = 8192              # items between being claimed and having a row
-FLAGGED_WEIGHT = 16           # a flagged image waits to be written with its pixels
-WAITING_ROWS = 1024
-LINGER_SECONDS = 0.05         # the engine waits for a batch to fill
+SETTLED_BYTES = 64 << 20      # of outcomes that wait to be written, some with pixels or embeddings
+ROWS_AT_ONCE = 1024
+CACHED_BYTES = 128 << 20      # of embeddings in one part
 TICK_SECONDS = 0.1
-
-
-@dataclass(slots=True)
-class Job:
-    """An item on its way."""
-
-    item: Item
-    identity: bytes
-    sha256: str | None = None
-    size: int | None = None   # bytes
-
-
-@dataclass(slots=True)
-class Ready:
-    """A job whose image awaits the engine: prepared, or encoded by an earlier scan."""
-
-    job: Job
-    frames: tuple[int, ...]
-    prepared: Prepared | None = None
-    embeddings: list[ImageEmbedding] | None = None
-
-
-@dataclass(slots=True)
-class Settled:
-    """A job with its outcome, which the ledger learns now if it is new and of a content that could be read."""
-
-    job: Job
-    outcome: Outcome
-    is_new: bool
-    is_duplicate: bool = False
-    picture: tuple[np.ndarray, tuple[int, int]] | None = None  # pixel values of the frame that decided, and its size
-    embeddings: list[ImageEmbedding] | None = None
-    frames: tuple[int, ...] = ()
 
 
 class RowSink(Protocol):
@@ -93,12 +60,13 @@ class Pipeline:
         self._claimed: Channel[None] = Channel(IN_FLIGHT)
         self._items: Channel[Job] = Channel(WAITING_BYTES)
         self._ready: Channel[Ready] = Channel(2 * options.batch_size)
-        self._settled: Channel[Settled] = Channel(WAITING_ROWS)
+        self._settled: Channel[Settled] = Channel(SETTLED_BYTES)
         self._decoding = options.workers
         self._decoding_lock = threading.Lock()
         self._failure: BaseException | None = None
         self._rows: list[Row] = []
-        self._cached: list[tuple[str, int, ImageEmbedding]] = []  # (sha256, frame, embedding) of the rows
+        self._cached: list[tuple[str, int, bytes]] = []  # (sha256, frame, embedding) of the rows
+        self._cached_bytes = 0
         self._began_part = time.monotonic()
 
     def run(self, items: Iterable[tuple[Item, bytes]], tick: Callable[[], None] = lambda: None) -> None:
@@ -160,17 +128,17 @@ class Pipeline:
         for one in ready:
             self._claimed.put(None)
             if (failure := one.job.item.failure) is not None:
-                self._settled.put(Settled(one.job, _failed(failure, one.job.item.name), is_new=False))
+                self._settle(Settled(one.job, _failed(failure, one.job.item.name), is_new=False))
                 continue
             if not self._is_known(one.job):
-                self._ready.put(one, weight=len(one.frames))
+                self._ready.put(one, one.weight)
         self._ready.close()
 
     def _is_known(self, job: Job) -> bool:
         """Whether its content has an outcome, with which it is settled, or is being judged, for which it waits."""
         known = self._ledger.known(job.sha256, job)
         if isinstance(known, Outcome):
-            self._settled.put(Settled(job, known, is_new=False, is_duplicate=True))
+            self._settle(Settled(job, known, is_new=False, is_duplicate=True))
         return known is not False
 
     # decode
@@ -197,16 +165,17 @@ class Pipeline:
                 item = replace(item, data=item.load(), load=None)
             job.sha256, job.size = _again_if_it_crashes(lambda: _read_content(decoder, item))
         except ImageError as error:
-            self._settled.put(Settled(job, _failed(error, item.name), is_new=False))
+            self._settle(Settled(job, _failed(error, item.name), is_new=False))
             return
         if self._is_known(job):
             return
         try:
             prepared = self._prepared(decoder, item, job.sha256)
         except ImageError as error:
-            self._settled.put(Settled(job, _failed(error, item.name), is_new=True))
+            self._settle(Settled(job, _failed(error, item.name), is_new=True))
             return
-        self._ready.put(Ready(job, prepared.frames, prepared), weight=len(prepared.frames))
+        ready = Ready(job, prepared.frames, prepared.nbytes, prepared, pdq=prepared.pdq)
+        self._ready.put(ready, ready.weight)
 
     def _prepared(self, decoder: Decoder, item: Item, sha256: str) -> Prepared:
         """Of an item that the decoder has read."""
@@ -217,20 +186,23 @@ class Pipeline:
             if not has_read and _read_content(decoder, item)[0] != sha256:
                 raise ImageError(f"{item.name}: changed while it was read; scan it when it is finished", "unreadable")
             has_read = False  # should it crash
-            return decoder.prepare(item.name, self._options.frames)
+            return decoder.prepare(item.name, self._options.frames, self._options.near_duplicates)
 
         return _again_if_it_crashes(prepare)
+
+    def _settle(self, settled: Settled) -> None:
+        self._settled.put(settled, settled.nbytes + ITEM_WEIGHT)
 
     # judge
 
     def _judge(self) -> None:
-        while taken := self._ready.take(self._options.batch_size, LINGER_SECONDS):
+        for batch in batches(self._ready, self._options.batch_size):
             started = time.perf_counter()
-            results = self._judged(taken)
+            results = self._judged(batch)
             self._progress.engine_seconds += time.perf_counter() - started
             for settled in results:
-                self._settled.put(settled, FLAGGED_WEIGHT if settled.picture is not None else 1)
-            del taken, results
+                self._settle(settled)
+            del batch, results
         self._settled.close()
 
     def _judged(self, batch: list[Ready]) -> list[Settled]:
@@ -250,12 +222,10 @@ class Pipeline:
 
     def _encoded(self, batch: list[Ready]) -> list[list[ImageEmbedding]]:
         """For each job the embeddings of its frames; the engine sees no more than a batch at a time."""
-        fresh = [ready.prepared.pixel_values for ready in batch if ready.prepared is not None]
+        fresh = [frame for ready in batch if ready.prepared is not None for frame in ready.prepared.inputs]
         encoded: list[ImageEmbedding] = []
-        if fresh:
-            values, size = np.concatenate(fresh), self._options.batch_size
-            for start in range(0, len(values), size):
-                encoded += self._guard.engine.encode(values[start:start + size])
+        for start in range(0, len(fresh), self._options.batch_size):
+            encoded += self._guard.engine.encode(fresh[start:start + self._options.batch_size])
         rows = []
         for ready in batch:
             if ready.embeddings is not None:
@@ -270,24 +240,26 @@ class Pipeline:
         worst = max(range(len(verdicts)), key=lambda at: (LABELS.index(verdicts[at].label), verdicts[at].score, -at))
         verdict = verdicts[worst]
         outcome = Outcome(verdict.label, verdict.score, verdict.rule, verdict.rules,
-                          ready.frames[worst] if len(verdicts) > 1 else None)
+                          ready.frames[worst] if len(verdicts) > 1 else None, pdq=ready.pdq)
         settled = Settled(ready.job, outcome, is_new=True)
-        if verdict.label != "safe" and self._options.thumbnails and ready.prepared is not None:
-            settled.picture = ready.prepared.pixel_values[worst].copy(), ready.prepared.size
+        if self._options.thumbnails and ready.prepared is not None and (
+                verdict.label != "safe" or self._options.near_duplicates):  # any image may turn out to have a copy
+            settled.picture = ready.prepared.inputs[worst], ready.prepared.sizes[worst]
         if self._options.cache_embeddings:
-            settled.embeddings, settled.frames = embeddings, ready.frames
+            settled.embeddings, settled.frames = tuple(map(self._guard.engine.pack, embeddings)), ready.frames
         return settled
 
     # write
 
     def _write(self) -> None:
         while not self._settled.over:
-            for settled in self._settled.take(WAITING_ROWS, patience=1.0):
+            for settled in self._settled.take(ROWS_AT_ONCE, patience=1.0):
                 outcome = settled.outcome
                 if settled.picture is not None:
                     outcome = replace(outcome, thumbnail=thumbnail_of(*settled.picture, self._guard.bundle.geometry))
-                for embedding, frame in zip(settled.embeddings or (), settled.frames, strict=True):
+                for embedding, frame in zip(settled.embeddings, settled.frames, strict=True):
                     self._cached.append((settled.job.sha256, frame, embedding))
+                    self._cached_bytes += len(embedding)
                 self._progress.duplicates += settled.is_duplicate
                 self._add(settled.job, outcome)  # before those that have the same content, in this part or a later one
                 if settled.is_new and settled.job.sha256 is not None:
@@ -308,11 +280,11 @@ class Pipeline:
                               hashes.bundle_sha256, hashes.prompt_sha256)
         record = Record(job.item.path, verdict, failure, outcome.failure_kind, job.item.member, job.sha256,
                         outcome.frame)
-        self._rows.append(row_of(record, job.identity, hashes, job.size, outcome.thumbnail))
+        self._rows.append(row_of(record, job.identity, hashes, job.size, outcome.thumbnail, outcome.pdq))
         self._progress.add(outcome.label)
         with suppress(Stopped):  # interrupted: nobody claims any more, and what is judged is still written
             self._claimed.take()
-        if len(self._rows) >= self._options.part_rows:
+        if len(self._rows) >= self._options.part_rows or self._cached_bytes >= CACHED_BYTES:
             self._flush()
 
     def _flush(self) -> None:
@@ -320,9 +292,9 @@ class Pipeline:
             embeddings = None
             if self._options.cache_embeddings:
                 from safeguard_sdk.scan.embeddings import encode_embeddings
-                embeddings = encode_embeddings(self._guard.engine, self._cached)
+                embeddings = encode_embeddings(self._cached)
             self._folder.add(self._rows, embeddings)
-            self._rows, self._cached = [], []
+            self._rows, self._cached, self._cached_bytes = [], [], 0
         self._began_part = time.monotonic()
 
 

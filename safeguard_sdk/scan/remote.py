@@ -66,10 +66,11 @@ def _fetch(system: AbstractFileSystem, path: str, url: str) -> bytes:
     try:
         with system.open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file; check the address", "not_found") from error
     except Exception as error:
-        raise ImageError(f"{name}: cannot be fetched ({one_line(error)}); try again with --retry-failed",
+        reason = error.__cause__ or error  # fsspec has "no such file" for a server that does not answer, too
+        if isinstance(reason, FileNotFoundError) or getattr(reason, "status", None) == 404:
+            raise ImageError(f"{name}: no such file; check the address", "not_found") from error
+        raise ImageError(f"{name}: cannot be fetched ({one_line(reason)}); try again with --retry-failed",
                          "unreadable") from error
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"{name}: has over {MAX_FILE_BYTES} bytes; make it smaller", "too_large")

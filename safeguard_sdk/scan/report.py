@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from html import escape
 from pathlib import Path
 from string import Template
 
 from safeguard_sdk.durable import write_durably
+from safeguard_sdk.scan.duplicates import read_duplicates
 from safeguard_sdk.scan.output import REPORT, ScanFolder
 from safeguard_sdk.scan.rows import Row, item_name
 from safeguard_sdk.scan.summary import gravest
@@ -15,6 +17,7 @@ from safeguard_sdk.verdict import LABELS
 
 TEMPLATE = Path(__file__).with_name("report.html")
 MOST_SHOWN = 200
+MOST_OF_GROUP = 8
 
 
 def write_report(folder: ScanFolder, summary: dict) -> None:
@@ -31,6 +34,7 @@ def write_report(folder: ScanFolder, summary: dict) -> None:
         rules="\n".join(_bar(rule, counts, summary) for rule, counts in summary["rules"].items()),
         failures=_failures(summary),
         flagged=_flagged(shown, summary["review"] + summary["unsafe"]),
+        duplicates=_duplicates(folder, summary),
         facts="\n".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in _facts(summary)),
     )
     write_durably(folder.path / REPORT, page.encode())
@@ -63,19 +67,41 @@ def _failures(summary: dict) -> str:
 def _flagged(rows: list[Row], total: int) -> str:
     if not rows:
         return ""
-    figures = "\n".join(_figure(number, row) for number, row in enumerate(rows))
+    figures = "\n".join(_figure(row, f"<b class=\"{row['label']}\">{row['label']} {row['score']:.2f}</b> "
+                                     f"{escape(row['rule'])}") for row in rows)
     return (f"<section><h2>Flagged: the {len(rows):,} gravest of {total:,}</h2>\n<p>Click a picture to see it; "
             f'click again to hide it.</p>\n<div class="photos">\n{figures}\n</div></section>')
 
 
-def _figure(number: int, row: Row) -> str:
+def _duplicates(folder: ScanFolder, summary: dict) -> str:
+    told = summary["near_duplicates"]
+    if not told or not told["groups"]:
+        return ""
+    groups = [(group["images"], list(itertools.islice(members, MOST_OF_GROUP)))
+              for group, (_, members) in zip(told["largest"], read_duplicates(folder), strict=False)]
+    pictures = {row["id"]: None for _, members in groups for row in members}
+    for row in folder.rows(("id", "thumbnail")):
+        if row["id"] in pictures:
+            pictures[row["id"]] = row["thumbnail"]
+    sections = []
+    for images, members in groups:
+        figures = "\n".join(
+            _figure(row | {"thumbnail": pictures[row["id"]]}, f"distance {row['distance']}" if at else "first")
+            for at, row in enumerate(members))
+        more = f", {MOST_OF_GROUP} of them here" if images > MOST_OF_GROUP else ""
+        sections.append(f'<p>{images:,} images{more}</p>\n<div class="photos">\n{figures}\n</div>')
+    return (f"<section><h2>Near duplicates: the {len(groups):,} largest of {told['groups']:,} groups</h2>\n"
+            + "\n".join(sections) + "</section>")
+
+
+def _figure(row: Row, caption: str) -> str:
+    """caption: HTML"""
     picture = ""
     if row["thumbnail"] is not None:
         data = base64.b64encode(row["thumbnail"]).decode()
-        picture = (f'<input type="checkbox" id="p{number}" aria-label="show picture {number + 1}">'
-                   f'<label for="p{number}"><img alt="" src="data:image/jpeg;base64,{data}"></label>')
-    return (f'<figure>{picture}<figcaption><b class="{row["label"]}">{row["label"]} {row["score"]:.2f}</b> '
-            f'{escape(row["rule"])}<br>{escape(item_name(row))}</figcaption></figure>')
+        picture = ('<label><input type="checkbox" aria-label="show picture">'
+                   f'<img alt="" src="data:image/jpeg;base64,{data}"></label>')
+    return f"<figure>{picture}<figcaption>{caption}<br>{escape(item_name(row))}</figcaption></figure>"
 
 
 def _facts(summary: dict) -> list[tuple[str, object]]:

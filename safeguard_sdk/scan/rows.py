@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from safeguard_sdk.record import Record
 from safeguard_sdk.scan.item import Item, raw_name
+from safeguard_sdk.scan.pdq import Pdq
 from safeguard_sdk.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1             # version of the columns; new ones may be added within it, none changes its meaning
 BATCH_ROWS = 1024      # read back at a time
+GROUP_ROWS = 4096      # of a row group in parquet
 NAMES = ("path", "path_bytes", "member", "member_bytes")  # the columns of item_name
 Row = dict[str, object]
 
@@ -40,7 +42,8 @@ class Hashes:
         return cls(guard.policy.sha256, guard.bundle.sha256, guard.bundle.style.sha256)
 
 
-def row_of(record: Record, identity: bytes, hashes: Hashes, size: int | None, thumbnail: bytes | None) -> Row:
+def row_of(record: Record, identity: bytes, hashes: Hashes, size: int | None, thumbnail: bytes | None,
+           pdq: Pdq | None) -> Row:
     """The row of a record. Names that are not UTF-8 are escaped as in `b"\\xe9"`, and their bytes stand beside."""
     verdict = record.verdict
     return {
@@ -53,7 +56,7 @@ def row_of(record: Record, identity: bytes, hashes: Hashes, size: int | None, th
         "failure_kind": record.failure_kind, "failure": record.failure,
         "policy_sha256": hashes.policy_sha256, "bundle_sha256": hashes.bundle_sha256,
         "prompt_sha256": hashes.prompt_sha256,
-        "thumbnail": thumbnail,
+        "thumbnail": thumbnail, "pdq": pdq and pdq.hash, "pdq_quality": pdq and pdq.quality,
     }
 
 
@@ -78,19 +81,25 @@ class Parquet:
     suffix = ".parquet"
 
     @staticmethod
-    def encode(rows: list[Row]) -> bytes:
+    def write(file: BinaryIO, rows: Iterable[Row], schema: pyarrow.Schema) -> None:
+        """A few rows at a time in memory."""
         import pyarrow.parquet
-        table = pyarrow.Table.from_pylist(rows, schema=schema())
-        buffer = io.BytesIO()
-        pyarrow.parquet.write_table(table, buffer, compression="zstd")
-        return buffer.getvalue()
+        rows = iter(rows)
+        with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+            while some := list(itertools.islice(rows, GROUP_ROWS)):
+                writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
 
     @staticmethod
-    def read(path: Path, columns: Iterable[str] | None = None) -> Iterator[Row]:
+    def read(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        """All columns of the schema, if it is not said which; null those that an older version did not write."""
         import pyarrow.parquet
+        columns = columns or schema().names
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns)):
-                yield from rows_in(batch)
+            there = [name for name in columns if name in file.schema_arrow.names]
+            absent = dict.fromkeys(name for name in columns if name not in there)
+            for batch in file.iter_batches(BATCH_ROWS, columns=there):
+                for row in rows_in(batch):
+                    yield row | absent
 
 
 def rows_in(batch: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[Row]:
@@ -107,22 +116,20 @@ class JsonLines:
     _binary = ("path_bytes", "member_bytes", "thumbnail")
 
     @classmethod
-    def encode(cls, rows: list[Row]) -> bytes:
-        lines = []
+    def write(cls, file: BinaryIO, rows: Iterable[Row], schema: pyarrow.Schema) -> None:
+        binary = [name for name in cls._binary if name in schema.names]
         for row in rows:
-            coded = {name: base64.b64encode(row[name]).decode() for name in cls._binary if row[name] is not None}
-            lines.append(json.dumps(row | coded) + "\n")
-        return "".join(lines).encode()
+            coded = {name: base64.b64encode(row[name]).decode() for name in binary if row[name] is not None}
+            file.write((json.dumps(row | coded) + "\n").encode())
 
     @classmethod
-    def read(cls, path: Path, columns: Iterable[str] | None = None) -> Iterator[Row]:
-        wanted = None if columns is None else set(columns)
-        binary = [name for name in cls._binary if wanted is None or name in wanted]
+    def read(cls, path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        columns = columns or schema().names
+        binary = [name for name in cls._binary if name in columns]
         with open(path, encoding="utf-8") as file:
             for line in file:
-                row = json.loads(line)
-                if wanted is not None:
-                    row = {name: row[name] for name in wanted}
+                there = json.loads(line)
+                row = {name: there.get(name) for name in columns}
                 yield row | {name: base64.b64decode(row[name]) for name in binary if row[name] is not None}
 
 
@@ -140,7 +147,7 @@ def schema() -> pyarrow.Schema:
         ("rules", pyarrow.map_(text, pyarrow.float64())), ("frame", pyarrow.int32()),
         ("failure_kind", text), ("failure", text),
         ("policy_sha256", text), ("bundle_sha256", text), ("prompt_sha256", text),
-        ("thumbnail", binary),
+        ("thumbnail", binary), ("pdq", text), ("pdq_quality", pyarrow.int32()),
     ]
     always = {"id", "path", "policy_sha256", "bundle_sha256", "prompt_sha256"}
     fields = [pyarrow.field(name, kind, nullable=name not in always) for name, kind in columns]

@@ -12,20 +12,21 @@ from pathlib import Path
 
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.guard import Guard
-from safeguard_sdk.image import SquareGeometry
 from safeguard_sdk.scan.embeddings import CachedImages, kept_in
+from safeguard_sdk.scan.finish import finish
 from safeguard_sdk.scan.item import Item
+from safeguard_sdk.scan.job import Job
 from safeguard_sdk.scan.ledger import Ledger, Outcome
 from safeguard_sdk.scan.options import Options, Progress
 from safeguard_sdk.scan.output import PARTS, ScanFolder
-from safeguard_sdk.scan.pipeline import Job, Pipeline
-from safeguard_sdk.scan.report import write_report
+from safeguard_sdk.scan.pdq import Pdq
+from safeguard_sdk.scan.pipeline import Pipeline
 from safeguard_sdk.scan.rows import NAMES, Hashes, Row, item_name
 from safeguard_sdk.scan.sources import STDIN, Sources
-from safeguard_sdk.scan.summary import summarise
 
 LEDGER = "ledger.sqlite"
-KNOWN_BY = ("id", "sha256", "label", "score", "rule", "rules", "frame", "thumbnail", "failure_kind", "failure", *NAMES)
+KNOWN_BY = ("id", "sha256", "label", "score", "rule", "rules", "frame", "thumbnail", "failure_kind", "failure", "pdq",
+            "pdq_quality", *NAMES)
 
 
 def scan(guard: Guard, sources: Sequence[str | Path], out: str | Path, options: Options | None = None, *,
@@ -45,11 +46,10 @@ def scan(guard: Guard, sources: Sequence[str | Path], out: str | Path, options: 
     raises        ScanError: sources that do not exist, a folder of another scan, a full disk
     """
     options = options or Options()
-    if not isinstance(guard.bundle.geometry, SquareGeometry):
-        raise ScanError(f"{guard.bundle.name} takes images of many shapes, a scan those of one, as nano does; "
-                        "judge with `safeguard check`, or scan with another --bundle")
-    if videos and importlib.util.find_spec("av") is None:
-        raise ScanError("videos need PyAV; install it: pip install 'safeguard[video]'")
+    if videos:
+        _expect_installed("av", "videos need PyAV", "video")
+    if options.near_duplicates:
+        _expect_installed("pdqhash", "near duplicates need pdqhash", "duplicates")
     found = Sources(sources, column, skip=out, videos=videos)
     with ScanFolder.begin(Path(out), _facts(guard, options, {"sources": list(found.sources)})) as folder:
         if retry_failed:
@@ -57,12 +57,12 @@ def scan(guard: Guard, sources: Sequence[str | Path], out: str | Path, options: 
         progress = Progress()
         if cluster is not None:
             _judge_on(cluster, guard, found, folder, options, progress, lambda: watch(progress))
-            return _finish(folder, guard, progress, found.skipped)
+            return finish(folder, progress, found.skipped)
         with ledger_of(folder, options, progress) as ledger:
-            threading.Thread(target=_count, args=(found, progress), daemon=True).start()
+            threading.Thread(target=_count, args=(found, options.shard[1], progress), daemon=True).start()
             Pipeline(guard, folder, ledger, options, progress).run(
                 claimed(found, ledger, options, progress), lambda: watch(progress))
-        return _finish(folder, guard, progress, found.skipped)
+        return finish(folder, progress, found.skipped)
 
 
 def rescan(guard: Guard, old: str | Path, out: str | Path, options: Options | None = None, *,
@@ -82,10 +82,15 @@ def rescan(guard: Guard, old: str | Path, out: str | Path, options: Options | No
                             f"{guard.bundle.sha256:.12}; scan again from the images")
         progress = Progress(total=sum(part.rows for part in source.parts))
         with (ledger_of(folder, options, progress) as ledger,
-              CachedImages(source, guard.engine, folder.path / "embeddings.sqlite") as images):
+              CachedImages(source, guard.engine, folder.path / "embeddings.sqlite", options) as images):
             Pipeline(guard, folder, ledger, options, progress).run_ready(
                 images.ready(ledger, progress), lambda: watch(progress))
-        return _finish(folder, guard, progress, Counter())
+        return finish(folder, progress, Counter())
+
+
+def _expect_installed(module: str, need: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ScanError(f"{need}; install it: pip install 'safeguard[{extra}]'")
 
 
 def _judge_on(cluster: str, guard: Guard, found: Sources, folder: ScanFolder, options: Options, progress: Progress,
@@ -135,7 +140,7 @@ def _outcome_of(row: Row) -> Outcome:
     if failure is not None:
         failure = failure.removeprefix(f"{item_name(row)}: ")
     return Outcome(row["label"], row["score"], row["rule"], row["rules"], row["frame"], row["thumbnail"],
-                   row["failure_kind"], failure)
+                   row["failure_kind"], failure, Pdq.of_row(row))
 
 
 def _facts(guard: Guard, options: Options, source: dict) -> dict:
@@ -144,17 +149,11 @@ def _facts(guard: Guard, options: Options, source: dict) -> dict:
             "bundle": {"name": guard.bundle.name, "version": guard.bundle.version}}
 
 
-def _finish(folder: ScanFolder, guard: Guard, progress: Progress, skipped: Counter[str]) -> dict:
-    summary = summarise(folder, [rule.id for rule in guard.policy.rules], progress, skipped)
-    write_report(folder, summary)
-    return summary
-
-
-def _count(sources: Sources, progress: Progress) -> None:
-    """For the time that is left; the reader finds the same number later."""
+def _count(sources: Sources, shares: int, progress: Progress) -> None:
+    """How many items this share has, about, for the time that is left; the reader finds the true number later."""
     try:
         count = sources.count()
     except OSError:  # it is only a guess, and the reader will say what is wrong
         return
-    if progress.total is None:
-        progress.total = count
+    if progress.total is None and count is not None:
+        progress.total = round(count / shares)

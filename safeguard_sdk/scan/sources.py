@@ -20,12 +20,11 @@ from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
 from safeguard_sdk.scan.archives import tar_items, zip_items
 from safeguard_sdk.scan.folders import folder_files
-from safeguard_sdk.scan.item import Item, failed
+from safeguard_sdk.scan.item import URL, Item, failed
 from safeguard_sdk.scan.names import HEAD_BYTES, Sieve, kind_of_name, looks_like_image, suffix_of
 from safeguard_sdk.scan.tables import list_items, parquet_items, table_items
 
 STDIN = "-"
-URL = "://"
 OTHER_ARCHIVE = "is an archive of a kind that is not read here; unpack it and scan the folder"
 
 
@@ -68,17 +67,17 @@ class Sources:
 
     def count(self) -> int | None:
         """How many files there are, or None where only reading everything would tell."""
-        if any(source == STDIN or URL in source or not os.path.lexists(source)
-               or _kind_of_file(source) not in ("folder", "image") for source in self.sources):
+        kinds = [_kind_of_file(source) if source != STDIN and URL not in source and os.path.lexists(source) else None
+                 for source in self.sources]
+        if not all(kind in ("folder", "image") for kind in kinds):
             return None
-        total = 0
-        for source in self.sources:
-            files = folder_files(source, self._skip) if os.path.isdir(source) else [source]
-            for file in files:
-                kind = kind_of_name(file) if isinstance(file, str) else "image"
-                if kind in ("zip", "tar", "parquet"):
+        total = kinds.count("image")
+        for source, kind in zip(self.sources, kinds, strict=True):
+            for file in folder_files(source, self._skip) if kind == "folder" else ():
+                found = kind_of_name(file) if isinstance(file, str) else "image"
+                if found in ("zip", "tar", "parquet"):
                     return None
-                total += kind == "image"
+                total += found == "image"
         return total
 
     def _globbed(self, pattern: str) -> Iterator[Item]:
@@ -90,15 +89,14 @@ class Sources:
 
     def _named(self, path: str) -> Iterator[Item]:
         """What a person has named is scanned, whatever it is called."""
-        if os.path.isdir(path):
-            yield from self._folder(path)
-            return
         try:
             kind = _kind_of_file(path)
         except OSError as error:
-            yield failed(path, None, f"cannot be read ({error.strerror}); see to its permissions", "unreadable")
+            yield _unreadable(path, error)
             return
-        if kind == "list":
+        if kind == "folder":
+            yield from self._folder(path)
+        elif kind == "list":
             yield from self._opened_file(path, lambda file: map(reachable, list_items(file, path)))
         elif kind == "table":
             yield from self._opened_file(path, lambda file: map(reachable, table_items(file, path, self.column)))
@@ -128,7 +126,7 @@ class Sources:
             if self._sieve.takes(path, lambda: _head(path)):
                 yield Item(path)
         except OSError as error:
-            yield failed(path, None, f"cannot be read ({error.strerror}); see to its permissions", "unreadable")
+            yield _unreadable(path, error)
 
     def _of_kind(self, path: str, kind: str | None) -> Iterator[Item]:
         if kind in ("zip", "tar", "parquet"):
@@ -143,7 +141,7 @@ class Sources:
             with open(path, "rb") as file:
                 yield from items(file)
         except OSError as error:
-            yield failed(path, None, f"cannot be read ({error.strerror}); see to its permissions", "unreadable")
+            yield _unreadable(path, error)
 
     def _opened(self, file: BinaryIO, path: str, kind: str) -> Iterator[Item]:
         """The items of an archive or a parquet file that is open, wherever it lies."""
@@ -161,6 +159,10 @@ def reachable(item: Item) -> Item:
         from safeguard_sdk.scan.remote import remote_item
         return remote_item(item.path)
     return item
+
+
+def _unreadable(path: str, error: OSError) -> Item:
+    return failed(path, None, f"cannot be read ({error.strerror}); see to its permissions", "unreadable")
 
 
 def _kind_of_file(path: str) -> str:

@@ -18,10 +18,12 @@ COUNTED = ("label", "score", "rule", "failure_kind")              # columns that
 SHOWN = ("id", "sha256", "label", "score", "rule", "thumbnail", *NAMES)  # and those of a row in the report
 
 
-def summarise(folder: ScanFolder, rules: list[str], progress: Progress, skipped: Counter[str]) -> dict:
+def summarise(folder: ScanFolder, rules: list[str], progress: Progress, skipped: Counter[str],
+              duplicates: dict | None) -> dict:
     """Count the rows, write summary.json, return what it holds.
 
-    rules  ids of the policy's rules, in their order
+    rules       ids of the policy's rules, in their order
+    duplicates  what write_duplicates tells, if it was asked for
     """
     labels, kinds = Counter(dict.fromkeys(LABELS, 0)), Counter()
     decided = {rule: Counter({"review": 0, "unsafe": 0}) for rule in rules}
@@ -39,7 +41,7 @@ def summarise(folder: ScanFolder, rules: list[str], progress: Progress, skipped:
         "complete": True, "rows": labels.total() + failed, **labels, "failed": failed,
         "failure_kinds": dict(sorted(kinds.items())), "rules": {rule: dict(count) for rule, count in decided.items()},
         "scores": {"bins": BINS, "counts": histogram},
-        "skipped": dict(sorted(skipped.items())),
+        "skipped": dict(sorted(skipped.items())), "near_duplicates": duplicates,
         "hashes": asdict(folder.hashes), "settings": folder.facts["settings"], "policy": folder.facts["policy"],
         "bundle": folder.facts["bundle"],
         "last_run": {"rows": progress.rows, "duplicates": progress.duplicates, "seconds": round(progress.seconds, 3),

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
-from safeguard_sdk.scan.item import Item, failed
+from safeguard_sdk.scan.item import URL, Item, failed
 
 # Names of the column that is wanted, the likeliest first: those of Hugging Face, webdataset, img2dataset and plain use.
 COLUMNS = ("image", "img", "jpg", "png", "webp", "image_bytes", "bytes", "content", "file_name", "image_path",
@@ -136,4 +136,4 @@ def _no_column(path: str, column: str | None, names: list[str]) -> str:
 
 
 def _beside(path: str, named: str) -> str:
-    return named if "://" in named else os.path.join(os.path.dirname(path), named)
+    return named if URL in named else os.path.join(os.path.dirname(path), named)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
-import numpy as np
+from PIL import Image
 
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.guard import prepare
-from safeguard_sdk.image import SquareGeometry, read_bytes
+from safeguard_sdk.image import ModelInput, PatchGeometry, SquareGeometry, read_bytes
 from safeguard_sdk.image.failures import as_image_error
 from safeguard_sdk.image.header import open_header
+from safeguard_sdk.scan.inputs import values_of
 from safeguard_sdk.scan.names import kind_of_name
+from safeguard_sdk.scan.pdq import pdq_of
 
 try:
     import resource
@@ -30,12 +33,13 @@ GRACE_SECONDS = 10  # after the limit, in case nobody is left who could end this
 PAGES = "/proc/self/statm"
 
 
-def work(pipe: Connection, geometry: SquareGeometry, seconds: float, memory_bytes: int) -> None:
+def work(pipe: Connection, geometry: SquareGeometry | PatchGeometry, seconds: float, memory_bytes: int) -> None:
     """Answer requests until the other side is gone.
 
-    {"do": "read", "name", "path"}                → {"sha256", "bytes"}; keeps what was read
-    {"do": "take", "name"}, then the bytes        → the same
-    {"do": "prepare", "name", "frames": most}     → {"shape", "size": [h, w], "frames": [number, …]}, then float32
+    {"do": "read", "name", "path"}                   → {"sha256", "bytes"}; keeps what was read
+    {"do": "take", "name"}, then the bytes           → the same
+    {"do": "prepare", "name", "frames": most, "pdq"} → {"frames": [number, …], "sizes": [[h, w], …], "pdq": [hash,
+                                                       quality] or null}, then the float32 values of each frame
     Each may be answered {"kind", "message"}, of an ImageError, in its place.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the scan, which then ends this process
@@ -50,13 +54,13 @@ def work(pipe: Connection, geometry: SquareGeometry, seconds: float, memory_byte
         except EOFError:
             return
         _die_after(seconds + GRACE_SECONDS)
-        values = None
+        inputs: list[ModelInput] = []
         try:
             if request["do"] == "read":
                 held = b""
                 held = read_bytes(request["path"])
             if request["do"] == "prepare":
-                answer, values = _prepared(held, geometry, request["name"], request["frames"])
+                answer, inputs = _prepared(held, geometry, request)
                 held = b""
             else:
                 answer = {"sha256": hashlib.sha256(held).hexdigest(), "bytes": len(held)}
@@ -67,19 +71,30 @@ def work(pipe: Connection, geometry: SquareGeometry, seconds: float, memory_byte
                                                       "may use; raise --memory"}
         _die_after(0)
         pipe.send_bytes(json.dumps(answer).encode())
-        if values is not None:
-            pipe.send_bytes(values)
+        for one in inputs:
+            pipe.send_bytes(values_of(one))
 
 
-def _prepared(data: bytes, geometry: SquareGeometry, name: str, most: int) -> tuple[dict, np.ndarray]:
+def _prepared(data: bytes, geometry: SquareGeometry | PatchGeometry, request: dict) -> tuple[dict, list[ModelInput]]:
+    name, numbers, sizes, inputs, pdq = request["name"], [], [], [], None
+    for number, source in _frames(data, name, request["frames"]):
+        model_input, rgb = prepare(source, geometry, name)
+        if request["pdq"] and source is data:
+            pdq = pdq_of(data, rgb, name)
+        numbers.append(number)
+        sizes.append(rgb.shape[:2])
+        inputs.append(model_input)
+    return {"frames": numbers, "sizes": sizes, "pdq": pdq}, inputs
+
+
+def _frames(data: bytes, name: str, most: int) -> Iterator[tuple[int, bytes | Image.Image]]:
+    """Up to `most` frames with their numbers: the first of an image as its file, as `check` takes it, all others as
+    pictures."""
     if kind_of_name(name) == "video":
         from safeguard_sdk.scan.video import video_frames  # PyAV, an extra
-        pictures = {number: prepare(picture, geometry, name) for number, picture in video_frames(data, name, most)}
-        stacked = np.stack([values for values, _ in pictures.values()])
-        (_, rgb), *_ = pictures.values()
-        return {"shape": stacked.shape, "size": rgb.shape[:2], "frames": list(pictures)}, stacked
-    values, rgb = prepare(data, geometry, name)
-    frames = {0: values}
+        yield from video_frames(data, name, most)
+        return
+    yield 0, data
     if most > 1:
         picture = open_header(data, name)
         with as_image_error(name, "its frames cannot be counted", "corrupt"):
@@ -87,9 +102,7 @@ def _prepared(data: bytes, geometry: SquareGeometry, name: str, most: int) -> tu
         for number in sampled(count, most)[1:]:
             with as_image_error(name, f"frame {number} cannot be found", "corrupt"):
                 picture.seek(number)
-            frames[number] = prepare(picture, geometry, name)[0]
-    stacked = np.stack(list(frames.values()))
-    return {"shape": stacked.shape, "size": rgb.shape[:2], "frames": list(frames)}, stacked
+            yield number, picture
 
 
 def sampled(count: int, most: int) -> list[int]:

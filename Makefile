@@ -57,7 +57,7 @@ clean:
 
 .venv/installed-test: $(SOURCES) | .venv/bin/pip
 	@$(require_compiler)
-	$(PIP) install --quiet --editable '.[cpu,demo,dev,train,export]'
+	$(PIP) install --quiet --editable '.[cpu,demo,dev,serve,train,export]'
 	@touch $@ .venv/installed-demo
 
 .venv/bin/pip:

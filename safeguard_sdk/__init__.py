@@ -15,6 +15,7 @@ from safeguard_sdk.errors import (
     PolicyError,
     SafeguardError,
     ScanError,
+    ServeError,
     VerdictError,
 )
 from safeguard_sdk.guard import Guard
@@ -24,4 +25,4 @@ from safeguard_sdk.verdict import Verdict
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "BundleError", "Engine", "EngineError", "Guard", "ImageError", "Policy", "PolicyError", "Record",
-           "SafeguardError", "ScanError", "Verdict", "VerdictError"]
+           "SafeguardError", "ScanError", "ServeError", "Verdict", "VerdictError"]

@@ -6,7 +6,8 @@
     ├── BundleError    a bundle that is incomplete, altered or of another format
     ├── EngineError    a runtime that cannot run the bundle as asked
     ├── VerdictError   an answer or a score that cannot be read as a verdict
-    └── ScanError      a scan that cannot begin or go on: its sources, its output folder, the disk
+    ├── ScanError      a scan that cannot begin or go on: its sources, its output folder, the disk
+    └── ServeError     a service that cannot begin: its address, its keys, its limits, what it needs installed
 """
 
 IMAGE_ERROR_KINDS = (
@@ -64,3 +65,7 @@ class VerdictError(SafeguardError):
 
 class ScanError(SafeguardError):
     """A scan that cannot begin or go on. What it has written stays; the same command goes on from there."""
+
+
+class ServeError(SafeguardError):
+    """A service that cannot begin as it was asked to."""

@@ -15,7 +15,7 @@ from PIL import Image
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import Engine, ImageEmbedding, Prefix, open_engine
 from safeguard_sdk.errors import PolicyError
-from safeguard_sdk.image import ModelInput, PatchGeometry, SquareGeometry, decode_image, to_model_input
+from safeguard_sdk.image import MAX_PIXELS, ModelInput, PatchGeometry, SquareGeometry, decode_image, to_model_input
 from safeguard_sdk.policy import Policy, Rule
 from safeguard_sdk.verdict import Verdict, calibrated_score, decide
 
@@ -37,9 +37,18 @@ class Guard:
                  provider: str = "cpu", threads: int = 0, engines: Path | None = None) -> None:
         if not isinstance(bundle, Bundle):
             bundle = Bundle.embedded() if bundle is None else Bundle.open(bundle)
-        self.policy, self.bundle = policy, bundle
-        self.engine: Engine = open_engine(bundle, provider, threads, engines)
-        self._prefixes = {rule.id: self._read(rule) for rule in policy.rules}
+        self._stand_on(open_engine(bundle, provider, threads, engines), policy)
+
+    @classmethod
+    def on(cls, engine: Engine, policy: Policy, read: Callable[[str], Prefix] | None = None) -> Guard:
+        """A guard on an engine that is open already, such as another guard's, so that many policies share one.
+
+        read    from the prompt of a rule to its prefix, for those who keep prefixes; `engine.read` by default
+        raises  PolicyError if a rule is too long for the model
+        """
+        guard = cls.__new__(cls)
+        guard._stand_on(engine, policy, read)
+        return guard
 
     def check(self, image: ImageSource) -> Verdict:
         """Judge one image: a path, the bytes of a file, a PIL image, or an (h, w, 3) uint8 array.
@@ -98,9 +107,13 @@ class Guard:
             verdicts.append(Verdict(label, score, rule, scores, *hashes))
         return verdicts
 
-    def _read(self, rule: Rule) -> Prefix:
+    def _stand_on(self, engine: Engine, policy: Policy, read: Callable[[str], Prefix] | None = None) -> None:
+        self.engine, self.bundle, self.policy = engine, engine.bundle, policy
+        self._prefixes = {rule.id: self._read(rule, read or engine.read) for rule in policy.rules}
+
+    def _read(self, rule: Rule, read: Callable[[str], Prefix]) -> Prefix:
         try:
-            return self.engine.read(self.bundle.style.prefix(rule.canonical_text))
+            return read(self.bundle.style.prefix(rule.canonical_text))
         except PolicyError as error:
             raise PolicyError(f"rule '{rule.id}': {error}") from error
 
@@ -129,12 +142,12 @@ class Guard:
             return ready, error
         return ready, None
 
-def prepare(image: ImageSource, geometry: SquareGeometry | PatchGeometry, name: str | None = None
-            ) -> tuple[ModelInput, np.ndarray]:
+def prepare(image: ImageSource, geometry: SquareGeometry | PatchGeometry, name: str | None = None,
+            max_pixels: int = MAX_PIXELS) -> tuple[ModelInput, np.ndarray]:
     """An image as a guard's engine takes it, and the (h, w, 3) uint8 that it was made from.
 
     What `check` does before the engine, for those who do it elsewhere, such as in another process: `engine.encode` of
     several, then `judge`. `name` is what messages call the image. Raises ImageError.
     """
-    rgb = decode_image(image, target=geometry.size_of, name=name)
+    rgb = decode_image(image, max_pixels=max_pixels, target=geometry.size_of, name=name)
     return to_model_input(rgb, geometry), rgb

@@ -43,6 +43,13 @@ def small(photos) -> Image.Image:
         return photo.resize((96, 64))
 
 
+@pytest.fixture(scope="session")
+def scanned(photos, tmp_path_factory) -> Path:
+    """The folder of a finished scan of real photos by the embedded model; tests copy it."""
+    from review_world import scan_photos
+    return scan_photos(tmp_path_factory.mktemp("scanned"), photos)
+
+
 # Training.
 
 @pytest.fixture(scope="module")

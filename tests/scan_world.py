@@ -53,9 +53,7 @@ class MeanGuard(Guard):
 
     def __init__(self, policy: Policy, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        self.policy, self.bundle = policy, Bundle.open(write_bundle(folder))
-        self.engine = MeanEngine(self.bundle)
-        self._prefixes = {rule.id: self._read(rule) for rule in policy.rules}
+        self._stand_on(MeanEngine(Bundle.open(write_bundle(folder))), policy)
 
 
 def pictures(photo: Path, count: int, side: int = 24) -> list[bytes]:

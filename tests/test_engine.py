@@ -8,7 +8,7 @@ import pytest
 from tiny_bundle import write_bundle
 
 from safeguard_sdk import Bundle, EngineError, Guard, Policy, PolicyError, VerdictError
-from safeguard_sdk.engine import ImageEmbedding, open_engine
+from safeguard_sdk.engine import ImageEmbedding, Prefix, open_engine
 from safeguard_sdk.engine.onnx import LENGTH_STEP, MASKED, OnnxEngine
 from safeguard_sdk.engine.session import PROVIDERS
 from safeguard_sdk.engine.tags import KNOTS
@@ -88,6 +88,14 @@ def test_reading_gives_one_pair_of_keys_and_values_a_layer(engine):
     assert prefix.length == engine.count_tokens(TEXT)
     assert len(prefix.keys_values) == len(engine._past)
     assert {array.shape()[2] for array in prefix.keys_values} == {prefix.length}
+
+
+def test_a_prefix_knows_what_memory_it_takes_wherever_it_lies(engine):
+    prefix = engine.read("No guns.")
+    assert prefix.nbytes == sum(array.nbytes for array in prefix.keys_values) > 0
+    for dtype, size in ((np.float32, 4), (np.float16, 2)):
+        on_device = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 2, 3, 5), dtype))
+        assert Prefix((on_device, on_device), 3).nbytes == 2 * 30 * size
 
 
 def test_a_text_may_be_as_long_as_the_bundle_says_and_not_a_token_longer(engine):

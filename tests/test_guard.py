@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from safeguard_sdk import Guard, ImageError, Policy, PolicyError, Verdict
+from safeguard_sdk.engine import Prefix
 from safeguard_sdk.guard import prepare
 from safeguard_sdk.policy import Rule
 
@@ -70,6 +71,30 @@ def test_the_photo_decides_the_score(alone):
     """Else the tests of sameness below would prove nothing."""
     for rule in POLICY.rules:
         assert len({verdict.rules[rule.id] for verdict in alone.values()}) == len(PHOTOS)
+
+
+# Several policies on one engine
+
+def test_a_guard_on_another_s_engine_gives_the_verdicts_of_its_own_policy(guard, sources, alone):
+    single = Policy("single", "1", POLICY.rules[1:2])
+    shared = Guard.on(guard.engine, single)
+    assert shared.engine is guard.engine and shared.bundle is guard.bundle
+    verdict = shared.check(sources["coffee.png"])
+    assert verdict.rules == {"everything": alone["coffee.png"].rules["everything"]}
+    assert verdict.policy_sha256 == single.sha256
+
+
+def test_a_guard_takes_prefixes_from_who_keeps_them_and_names_the_rule_that_is_too_long(guard, sources, alone):
+    read = {}
+
+    def keep(text: str) -> Prefix:
+        return read.setdefault(text, guard.engine.read(text))
+
+    assert Guard.on(guard.engine, POLICY, keep).check(sources["china.jpg"]) == alone["china.jpg"]
+    assert list(read) == [guard.bundle.style.prefix(rule.canonical_text) for rule in POLICY.rules]
+    too_long = Policy("long", "1", (Rule("long", text="word " * 2000),))
+    with pytest.raises(PolicyError, match="rule 'long': the text is"):
+        Guard.on(guard.engine, too_long, keep)
 
 
 # The same verdict alone, in any batch, in any order, on any worker: exactly, so == and no tolerance

@@ -23,7 +23,7 @@ LAYERS = (("cli",), ("scan", "serve"), ("__init__",), ("guard",), ("engine",))
 CLONE_ONLY = {"training", "export", "benchmarks", "demo", "tests"}
 MODULE_OF = {"pillow": "PIL", "pyyaml": "yaml"}  # where a distribution's module is called otherwise
 SLOW_TO_IMPORT = {"torch", "torchvision", "transformers", "onnx", "onnxruntime", "sklearn", "skimage", "scipy",
-                  "pyarrow", "typer", "rich"}
+                  "pyarrow", "typer", "rich", "fastapi"}
 
 LIST_WHEEL = """
 import json
@@ -85,7 +85,9 @@ def test_imports_within_the_sdk_point_one_way():
 def test_the_sdk_imports_only_what_its_wheel_requires_and_engines_their_runtimes(project):
     required = {MODULE_OF.get(name, name) for name in map(name_of, project["dependencies"])}
     allowed = {*sys.stdlib_module_names, *required, "safeguard_sdk", "onnxruntime", "simplejpeg",
-               "fsspec", "av", "pdqhash", "ray"}  # what scans need beyond, each an extra
+               "fsspec", "av", "pdqhash", "ray",  # what scans need beyond, each an extra
+               "fastapi", "fastapi_offline", "httpcore", "prometheus_client", "python_multipart", "pydantic",
+               "starlette", "uvicorn"}  # the extra serve; fastapi brings pydantic and starlette
     foreign = {(file, name) for file, name in imports_of_the_sdk()
                if name.split(".")[0] not in allowed and not file.startswith("engine/")}
     assert foreign == set()
@@ -106,7 +108,7 @@ def test_onnxruntime_comes_with_the_extra_cpu_or_gpu_and_with_no_other(project):
                 for extra, entries in extras.items()}
     assert {extra: names for extra, names in runtimes.items() if names} == {
         "cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
-    assert set(extras) == {"cpu", "gpu", "tensorrt", "turbo", "remote", "video", "duplicates", "ray", "export",
+    assert set(extras) == {"cpu", "gpu", "tensorrt", "turbo", "remote", "video", "duplicates", "ray", "serve", "export",
                            "train", "tensorboard", "deepspeed", "bench", "edit", "demo", "dev"}
 
 
@@ -122,7 +124,8 @@ def test_the_wheel_holds_the_sdk_and_nothing_else(wheel):
 
 
 @pytest.mark.parametrize("folder, pattern", [("policies", "*.yaml"), ("nano", "*"), ("scan", "*.html"),
-                                             ("importing", "*.yaml")])
+                                             ("importing", "*.yaml"),
+                                             *(("serve/page", f"*.{kind}") for kind in ("html", "css", "js", "svg"))])
 def test_the_wheel_holds_the_packaged_policies_the_embedded_bundle_and_templates(wheel, folder, pattern):
     files = {file.relative_to(ROOT).as_posix() for file in (SDK / folder).glob(pattern)}
     assert files, f"safeguard_sdk/{folder} is empty"

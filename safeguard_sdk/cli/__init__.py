@@ -2,6 +2,7 @@
 
     safeguard check photo.jpg --policy general
     safeguard scan photos/ --policy general --out out
+    safeguard serve --policy general
     safeguard policy check shop.yaml
     safeguard bundle verify bundles/safeguard-vl
     safeguard info
@@ -23,10 +24,11 @@ from safeguard_sdk.cli.checking import check
 from safeguard_sdk.cli.machine import info
 from safeguard_sdk.cli.policies import policy_app
 from safeguard_sdk.cli.scanning import diff, merge, scan
+from safeguard_sdk.cli.serving import serve
 
 app = typer.Typer(help="An offline image guard: says whether a photo breaks a policy in plain words.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (check, scan, merge, diff, info):
+for command in (check, scan, merge, diff, serve, info):
     app.command()(command)
 app.add_typer(policy_app, name="policy")
 app.add_typer(bundle_app, name="bundle")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ from safeguard_sdk.errors import EngineError, PolicyError
 if TYPE_CHECKING:
     from safeguard_sdk.engine.session import Graph
     from safeguard_sdk.engine.tensorrt import EngineGraph
+
+ITEM_BYTES = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(bfloat16)": 2}  # of ONNX Runtime's names of types
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Prefix:
 
     keys_values: tuple  # 2 · layers arrays or values on a device (1, heads, length, head width), keys, values in turn
     length: int         # tokens
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, here or on its device."""
+        return sum(map(_nbytes, self.keys_values))
 
 
 class Engine(Protocol):
@@ -59,6 +67,12 @@ class Engine(Protocol):
     def explain(self, prefix: Prefix, image: ImageEmbedding, question: str | None = None) -> Iterator[str]:
         """Why, or the answer to a question about the image, piece by piece; never what a verdict is made from.
         Raises EngineError if the bundle cannot."""
+
+
+def _nbytes(value: object) -> int:
+    if hasattr(value, "nbytes"):
+        return value.nbytes
+    return math.prod(value.shape()) * ITEM_BYTES[value.data_type()]  # ONNX Runtime's
 
 
 def refuse_longer(length: int, bundle: Bundle) -> None:

@@ -6,6 +6,7 @@ Source: CUDA Runtime API, https://docs.nvidia.com/cuda/cuda-runtime-api/
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from ctypes import c_uint8
@@ -87,6 +88,10 @@ class DeviceArray:
 
     def __init__(self, memory: Memory, shape: tuple[int, ...], kind: np.dtype) -> None:
         self.memory, self.shape, self.kind = memory, shape, kind
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.kind.itemsize
 
 
 class Recording:

@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.run import to_jpeg
+from benchmarks.speed.photos import to_jpeg
 from safeguard_sdk import Guard, ImageError, Policy, SafeguardError, Verdict
 from safeguard_sdk.image import SquareGeometry, decode_image, jpeg_decoder, to_pixel_values
 from safeguard_sdk.verdict import label_of

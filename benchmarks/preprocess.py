@@ -28,7 +28,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.run import machine, to_jpeg
+from benchmarks.speed import machine
+from benchmarks.speed.photos import to_jpeg
 from safeguard_sdk.image import PatchGeometry, decode_image, to_patches
 from safeguard_sdk.image.jpeg import dct_scale, reduce
 
@@ -59,7 +60,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file for all that was measured.", show_default=False)] = None,
 ) -> None:
     """Measure decoding, and resize + patches, on this machine."""
-    result = {**machine(), "rounds": rounds, "tokens": TOKENS, "photos": {}}
+    result = {**machine.describe(), "rounds": rounds, "tokens": TOKENS, "photos": {}}
     threads = threads or result["cores"]
     console, compared = Console(), systems()
     for size, (width, height) in SIZES.items():

@@ -1,203 +1,123 @@
-"""How fast a guard is on this machine: latency of `check` per stage, throughput of `check_many`, cold start, memory.
+"""How fast a guard is on this machine, and whether that can be trusted.
 
-    python benchmarks/run.py                                     the embedded bundle, its general policy
+    python benchmarks/run.py                                     nano and bundles/*, the policy general
     python benchmarks/run.py --policy shop.yaml --images photos  yours
+    python benchmarks/run.py --peers                             others on the same photos, in turn
+    python benchmarks/run.py --bundle a --bundle b --quality labelled    two bundles: F1 beside speed
+    python benchmarks/run.py --check baseline.json               exit status 1 if a ratio has become worse
+    python benchmarks/run.py --compare old.json new.json         two results; nothing is measured
 
-Needs the extras cpu (or gpu), demo and bench. Latency is that of a single stream: one image after the other, the next
-when the last is judged. The last line is JSON. Numbers count only if nothing else runs: `load` says what did.
+Measures SingleStream, Offline and Server as MLPerf Inference has them (not an MLPerf result), cold start, policy
+change, length of the policy, size of the image, memory, and energy where the machine tells. Prints tables, writes
+results.json and report.html into --out. The last line is JSON. Needs the extras cpu (or gpu), demo and bench;
+docs/performance.md says more.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import itertools
 import json
-import os
-import platform
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
-import numpy as np
-import psutil
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # the clone, in place of this folder
+
 import typer
-from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
-from safeguard_sdk import Bundle, Guard, ImageError, Policy, SafeguardError, __version__
-from safeguard_sdk.bundle import EMBEDDED
+from benchmarks.speed.compare import TOLERANCE, check, read_results
+from benchmarks.speed.failures import BenchmarkError
+from benchmarks.speed.measure import Plan, measure
+from benchmarks.speed.peers import PEERS, read_models
+from benchmarks.speed.photos import read_folder, sample_photos
+from benchmarks.speed.quality import read_labelled
+from benchmarks.speed.report import REPORT, RESULTS, write_report
+from benchmarks.speed.systems import ENGINES, find_bundles
+from benchmarks.speed.tables import show_check, show_comparison, show_results
+from safeguard_sdk import Bundle, Policy, SafeguardError
 
-STAGES = ("decode", "patches", "vision", "prefill", "total")
-PERCENTILES = (50, 90, 99)
-SIDE, QUALITY = 384, 90       # pixels of the longer side of the default images, and of their JPEG
-WARM_UP = 10                  # images judged before the clock starts
-BATCH_SIZE = 16               # of check_many, its default
-COLD_STARTS = 3
-PHOTOS = {"skimage/data": ("astronaut.png", "chelsea.png", "coffee.png", "coins.png", "hubble_deep_field.jpg",
-                           "motorcycle_left.png", "retina.jpg", "rocket.jpg"),
-          "sklearn/datasets/images": ("china.jpg", "flower.jpg")}
-FIRST_VERDICT = """
-import sys
-from safeguard_sdk import Guard, Policy
-verdict = Guard(Policy.load(sys.argv[1]), sys.argv[2], threads=int(sys.argv[3])).check(sys.stdin.buffer.read())
-print(verdict.label, flush=True)
-import time
-time.sleep(60)  # until its memory is read
-"""
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+stderr = Console(stderr=True)
 
 
+@app.command()
 def main(
-    bundle: Annotated[Path, typer.Option(help="Folder of a bundle; default: nano.", show_default=False)] = EMBEDDED,
-    policy: Annotated[str, typer.Option(help="Policy file or name of a packaged policy.")] = "general",
+    bundle: Annotated[list[Path] | None, typer.Option(help="Folder of a bundle; may be repeated. Default: "
+                                                           "nano and what lies in bundles/.")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help=f"{', '.join(ENGINES)}; may be repeated. Default: all that "
+                                                          "run here.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images; default: sample photos.")] = None,
-    threads: Annotated[int, typer.Option(help="Of the runtime; 0 for all cores.")] = 0,
-    seconds: Annotated[float, typer.Option(help="For latency and for throughput, each.")] = 20,
+    policy: Annotated[str, typer.Option(help="Policy file or name of a packaged policy.")] = "general",
+    batch: Annotated[str, typer.Option(help="Batch sizes of check_many.")] = "1,2,4,8,16",
+    threads: Annotated[int, typer.Option(min=0, help="Of the runtime; 0 for all cores.")] = 0,
+    duration: Annotated[float, typer.Option(min=0.01, help="Seconds of each part of each scenario.")] = 10,
+    bound: Annotated[float | None, typer.Option(min=0.001, help="Of the server's p99, in ms; default: 5 times the "
+                                                                "median check.")] = None,
+    peers: Annotated[bool, typer.Option("--peers", help=f"Measure {', '.join(PEERS)} too, where installed.")] = False,
+    peer_model: Annotated[list[str] | None, typer.Option(metavar="NAME=DIR", help="Model of a peer that brings none; "
+                                                                                  "may be repeated.")] = None,
+    quality: Annotated[Path | None, typer.Option(help="Labelled folder, or file of rows.", exists=True)] = None,
+    baseline: Annotated[Path | None, typer.Option("--check", metavar="JSON", help="Results to compare ratios with; "
+                                                  "exit status 1 if one is worse.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Of --check: how much worse a ratio may be.")] = TOLERANCE,
+    compare: Annotated[tuple[Path, Path] | None, typer.Option(metavar="A B", help="Print two results side by side and "
+                                                              "stop.")] = None,
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the results.")] = Path("runs/speed"),
 ) -> None:
-    """Measure a guard on this machine."""
+    """Measure guards on this machine.
+
+    Exit status: 0 measured; 1 a ratio is worse than in the baseline of --check; 2 it could not be done as asked.
+    """
     try:
-        guard = Guard(Policy.load(policy), Bundle.open(bundle), threads=threads)
-        files = sample_photos() if images is None else read_folder(images)
-        result = {"system": f"safeguard {__version__}", **machine(), **facts(guard, threads, len(files)),
-                  **latency(guard, files, seconds), **throughput(guard, files, seconds),
-                  **cold_start(policy, bundle, threads, files[0])}
-    except SafeguardError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    console = Console()
-    console.print(table(result))
-    console.print(f"{result['checks']} checks of {result['images']} images, one after the other\n"
-                  f"check_many: {result['img_per_s']} img/s in batches of {BATCH_SIZE}\n"
-                  f"fresh process: first verdict after {result['cold_start_s']} s, {result['rss_mb']} MB\n"
-                  f"{result['device']}, {result['cores']} cores, load {result['load']}", highlight=False)
-    print(json.dumps(result))
-
-
-def latency(guard: Guard, files: list[bytes], seconds: float) -> dict:
-    """Percentiles of each stage of `check` in ms; the total is wall time, policies and pixels included."""
-    times: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    for file in itertools.islice(itertools.cycle(files), WARM_UP):
-        guard.check(file)
-    for file in until(seconds, files):
-        started = time.perf_counter()
-        verdict = guard.check(file)
-        times["total"].append((time.perf_counter() - started) * 1000)
-        for stage, ms in verdict.ms.items():
-            times[stage].append(ms)
-    percentiles = {stage: dict(zip([f"p{p}" for p in PERCENTILES], np.percentile(times[stage], PERCENTILES).round(2),
-                                   strict=True)) for stage in STAGES}
-    return {"checks": len(times["total"]), "latency_ms": percentiles}
-
-
-def throughput(guard: Guard, files: list[bytes], seconds: float) -> dict:
-    """Images per second of `check_many`, decoding included."""
-    for _ in guard.check_many(files[:BATCH_SIZE], BATCH_SIZE):
-        pass
-    started = time.perf_counter()
-    judged = sum(1 for _ in guard.check_many(until(seconds, files), BATCH_SIZE))
-    return {"batch_size": BATCH_SIZE, "img_per_s": round(judged / (time.perf_counter() - started), 2)}
-
-
-def cold_start(policy: str, bundle: Path, threads: int, file: bytes) -> dict:
-    """Median seconds from the start of a process to its first verdict, and the memory that it then holds."""
-    took, held = [], []
-    for _ in range(COLD_STARTS):
-        started = time.perf_counter()
-        with subprocess.Popen([sys.executable, "-c", FIRST_VERDICT, policy, bundle, str(threads)],
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            process.stdin.write(file)
-            process.stdin.close()
-            if not process.stdout.readline():
-                raise SafeguardError(f"a fresh process gave no verdict, exit status {process.wait()}; see above")
-            took.append(time.perf_counter() - started)
-            held.append(psutil.Process(process.pid).memory_info().rss / 1e6)
-            process.kill()
-    return {"cold_start_s": round(median(took), 2), "rss_mb": round(median(held))}
-
-
-def until(seconds: float, files: list[bytes]) -> Iterator[bytes]:
-    """The files over and over, at least one, until the time is up."""
-    end = time.perf_counter() + seconds
-    for file in itertools.cycle(files):
-        yield file
-        if time.perf_counter() >= end:
+        if compare is not None:
+            Console().print(show_comparison(*map(read_results, compare)))
             return
+        before = None if baseline is None else read_results(baseline)
+        plan = Plan(
+            bundles=[Bundle.open(folder) for folder in bundle or find_bundles()], engines=engine or [],
+            policy=Policy.load(policy), files=sample_photos() if images is None else read_folder(images),
+            batches=read_batches(batch), threads=threads, seconds=duration, bound_ms=bound,
+            peers=peers, peer_models=read_models(peer_model or []),
+            rows=[] if quality is None else read_labelled(quality))
+        results = measure(plan, lambda doing: stderr.print(doing, style="dim", markup=False, highlight=False))
+        write_report(out, results)
+        console = Console()
+        console.print(show_results(results))
+        findings = [] if before is None else check(before, results, tolerance)
+        if findings:
+            console.print(show_check(findings))
+    except SafeguardError as error:
+        stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    console.print(f"{out / RESULTS}, {out / REPORT}", markup=False, highlight=False, soft_wrap=True)
+    print(json.dumps(summary(results)))
+    raise typer.Exit(1 if any(one.fails for one in findings) else 0)
 
 
-def sample_photos() -> list[bytes]:
-    """JPEG files made in memory from photos of scikit-image and scikit-learn, the same on every machine."""
-    files = []
-    for place, names in PHOTOS.items():
-        package, _, folder = place.partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None:
-            raise ImageError(f"the sample photos come with {package}, which is not installed; install the extra demo, "
-                             "or name a folder of your own: --images", "not_found")
-        files += [_small_jpeg(Path(spec.origin).parent / folder / name) for name in names]
-    return files
+def read_batches(text: str) -> tuple[int, ...]:
+    """(1, 2, 4) of "1,2,4". Raises BenchmarkError."""
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise BenchmarkError(f"--batch {text!r}: must be whole numbers above 0 with commas between, such as 1,2,4")
+    return tuple(sorted({int(size) for size in sizes}))
 
 
-def read_folder(folder: Path) -> list[bytes]:
-    """All files of a folder. Raises ImageError if there is none."""
-    files = [path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file()]
-    if not files:
-        raise ImageError(f"{folder}: holds no files; name a folder of images", "not_found")
-    return files
-
-
-def to_jpeg(picture: Image.Image, quality: int) -> bytes:
-    """A JPEG file with 4:2:0 subsampling, as phones write it."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return buffer.getvalue()
-
-
-def machine() -> dict:
-    """What the numbers depend on besides the code."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"device": _cpu_name(), "cores": cores, "load": round(psutil.getloadavg()[0], 2),
-            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "platform": platform.platform(),
-            "python": platform.python_version()}
-
-
-def facts(guard: Guard, threads: int, images: int) -> dict:
-    bundle = guard.bundle
-    return {"bundle": f"{bundle.name} {bundle.version}", "bundle_sha256": bundle.sha256,
-            "quantization": bundle.manifest.get("quantization"), "providers": guard.engine.providers,
-            "policy": guard.policy.name, "policy_sha256": guard.policy.sha256, "rules": len(guard.policy.rules),
-            "threads": threads, "images": images}
-
-
-def table(result: dict) -> Table:
-    """What a person wants to know of `result`; the rest is in the JSON."""
-    shown = Table("check, ms", title=f"{result['bundle']}, policy {result['policy']} ({result['rules']} rules)",
-                  title_justify="left")
-    for percentile in PERCENTILES:
-        shown.add_column(f"p{percentile}", justify="right")
-    for stage, values in result["latency_ms"].items():
-        shown.add_row(stage, *(f"{value:.1f}" for value in values.values()), style="bold" if stage == "total" else "")
-    return shown
-
-
-def _small_jpeg(path: Path) -> bytes:
-    with Image.open(path) as photo:
-        small = photo.convert("RGB")
-    small.thumbnail((SIDE, SIDE))
-    return to_jpeg(small, QUALITY)
-
-
-def _cpu_name() -> str:
-    """Linux knows the name of the model, platform.processor() often only the architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def summary(results: dict) -> dict:
+    """The headline numbers, for programs."""
+    return {"quiet": results["noise"]["quiet"], "device": results["machine"]["cpu"],
+            "cores": results["machine"]["cores"], "threads": results["settings"]["threads"],
+            "images": results["settings"]["photos"]["count"],
+            "systems": [{
+                "name": system["name"], "bundle_sha256": system["bundle_sha256"],
+                "policy_sha256": system["policy_sha256"], "checks": system["single_stream"]["checks"],
+                "latency_ms": {stage: {q: one["value"] for q, one in values.items()}
+                               for stage, values in system["single_stream"]["stages_ms"].items()},
+                "img_per_s": {one["batch"]: one["img_per_s"]["value"] for one in system["offline"]},
+                "scan_img_per_s": system["scan"].get("img_per_s"), "server_per_s": system["server"]["highest_rate"],
+                "cold_start_s": system["cold_start"]["seconds"]["value"], "rss_mb": system["cold_start"]["rss_mb"],
+                "policy_change_ms": system["policy_change"]["ready_ms"]["value"]} for system in results["systems"]]}
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -10,7 +10,7 @@ from tiny_bundle import write_bundle
 from safeguard_sdk import Bundle, EngineError, Guard, Policy, PolicyError, VerdictError
 from safeguard_sdk.engine import ImageEmbedding, Prefix, open_engine
 from safeguard_sdk.engine.onnx import LENGTH_STEP, MASKED, OnnxEngine
-from safeguard_sdk.engine.session import PROVIDERS
+from safeguard_sdk.engine.session import PROVIDERS, open_session
 from safeguard_sdk.engine.tags import KNOTS
 from safeguard_sdk.image import decode_image, to_pixel_values
 
@@ -44,6 +44,12 @@ class Plays:
 def test_every_graph_runs_where_it_was_asked_to(engine):
     assert {graph: providers[0] for graph, providers in engine.providers.items()} == dict.fromkeys(
         ("vision", "embed", "decoder"), "CPUExecutionProvider")
+
+
+def test_the_threads_of_a_graph_do_not_spin_while_the_next_graph_runs():
+    """The key is one of onnxruntime_session_options_config_keys.h."""
+    options = open_session(Bundle.embedded().path / "embed.onnx", "cpu", 0).get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_an_unknown_provider_is_an_error_that_names_the_known_ones():

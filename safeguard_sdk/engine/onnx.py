@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,10 @@ class OnnxEngine:
 
     def __init__(self, bundle: Bundle, open_graph: Callable[[str], Graph]) -> None:
         self.bundle = bundle
-        self._vision, self._embed, self._decoder = map(open_graph, ("vision", "embed", "decoder"))
-        self._tokenizer = bundle.read_tokenizer()
+        with ThreadPoolExecutor() as beside:  # a graph is loaded without the GIL, a tokenizer with it
+            tokenizer = beside.submit(bundle.read_tokenizer)
+            self._vision, self._embed, self._decoder = beside.map(open_graph, ("vision", "embed", "decoder"))
+        self._tokenizer = tokenizer.result()
         self._table = TagTable.read(bundle.path / "tags.json")
         self._tokens_of = lru_cache(maxsize=8192)(self._encode_text)
         self._past = [name for name in self._decoder.inputs if name.startswith("past_")]

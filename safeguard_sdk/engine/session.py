@@ -63,6 +63,8 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # A check runs several graphs in turn, each on threads of its own; those of one must not spin while the next works.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class

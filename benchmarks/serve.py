@@ -33,7 +33,8 @@ import psutil
 import typer
 from PIL import Image
 
-from benchmarks.run import machine, sample_photos, until
+from benchmarks.speed import machine
+from benchmarks.speed.photos import sample_photos, until
 from safeguard_sdk import Bundle, Guard, Policy
 from safeguard_sdk.bundle import EMBEDDED
 from safeguard_sdk.engine import Engine, ImageEmbedding, Prefix, open_engine
@@ -99,7 +100,8 @@ def main(
     guard = Guard.on(engine, Policy.load(policy))
     photos = sample_photos()
     bodies = mixed(guard, photos, hostile)
-    result = {"system": "safeguard serve", **machine(), "bundle": guard.bundle.name, "cheap": cheap,
+    result = {"system": "safeguard serve", "machine": machine.describe(), "load": round(psutil.getloadavg()[0], 2),
+              "bundle": guard.bundle.name, "cheap": cheap,
               "policy_sha256": guard.policy.sha256, "rules": len(guard.policy.rules), "hostile": hostile}
     direct = [check_many_rate(guard, photos, seconds)]
     arguments = ["--bundle", str(bundle), "--policy", policy, *(["--cheap"] if cheap else [])]

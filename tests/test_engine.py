@@ -98,7 +98,8 @@ def test_reading_gives_one_pair_of_keys_and_values_a_layer(engine):
 
 def test_a_prefix_knows_what_memory_it_takes_wherever_it_lies(engine):
     prefix = engine.read("No guns.")
-    assert prefix.nbytes == sum(array.nbytes for array in prefix.keys_values) > 0
+    assert prefix.nbytes == sum(value.numpy().nbytes for value in prefix.keys_values) > 0
+    assert Prefix((np.zeros((1, 2, 3, 5), np.float32),), 3).nbytes == 30 * 4
     for dtype, size in ((np.float32, 4), (np.float16, 2)):
         on_device = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 2, 3, 5), dtype))
         assert Prefix((on_device, on_device), 3).nbytes == 2 * 30 * size

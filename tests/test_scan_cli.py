@@ -167,3 +167,10 @@ def test_shards_that_are_missing_unfinished_or_of_another_scan_are_refused(guard
     with pytest.raises(ScanError, match="has another policy"):
         merge_shards(tmp_path / "merged", [outs[0], tmp_path / "other"])
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_cluster_is_not_asked_for_a_gpu_that_its_actors_would_not_use(photos, tmp_path):
+    result = CliRunner().invoke(app, ["scan", str(photos["chelsea.png"]), "--policy", "L1", "--out", str(tmp_path),
+                                      "--ray", "local", "--provider", "cuda"])
+    assert result.exit_code == 2
+    assert "--ray judges on the CPUs of its cluster; leave out --provider and --engines" in result.stderr

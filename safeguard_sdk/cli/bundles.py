@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from safeguard_sdk import Bundle, Guard, Policy
-from safeguard_sdk.cli.options import JsonOption
+from safeguard_sdk.cli.options import EnginesOption, JsonOption, ProviderOption
 from safeguard_sdk.cli.printing import count, outline, readable_errors
 
 TRIAL_POLICY, TRIAL_IMAGE = "No weapons.", np.full((64, 96, 3), 128, np.uint8)  # of `bundle verify`
@@ -40,7 +40,8 @@ def bundle_info(
 @bundle_app.command("verify")
 def bundle_verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a bundle.")],
-    provider: Annotated[str, typer.Option(help="Where its graphs are to run: cpu, cuda or tensorrt.")] = "cpu",
+    provider: ProviderOption = "cpu",
+    engines: EnginesOption = None,
 ) -> None:
     """Check every file by its hash, load every graph where it is to run, and judge one grey picture.
 
@@ -51,7 +52,7 @@ def bundle_verify(
     with readable_errors():
         opened = Bundle.open(folder)
         typer.echo(f"{count(len(opened.manifest['files']), 'file')} as the manifest says, sha256 {opened.sha256}")
-        guard = Guard(Policy.from_text(TRIAL_POLICY), opened, provider=provider)
+        guard = Guard(Policy.from_text(TRIAL_POLICY), opened, provider=provider, engines=engines)
         for graph, providers in guard.engine.providers.items():
             typer.echo(f"{graph}: {providers[0]}")
         verdict = guard.check(TRIAL_IMAGE)

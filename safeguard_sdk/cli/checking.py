@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from safeguard_sdk import Guard, Policy, Record, Verdict
-from safeguard_sdk.cli.options import BundleOption, JsonOption, PolicyOption
+from safeguard_sdk.cli.options import BundleOption, EnginesOption, JsonOption, PolicyOption, ProviderOption
 from safeguard_sdk.cli.printing import COLOURS, print_error, readable_errors
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import MAX_FILE_BYTES
@@ -24,6 +24,8 @@ def check(
     bundle: BundleOption = None,
     as_json: JsonOption = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say what each image was judged by.")] = False,
+    provider: ProviderOption = "cpu",
+    engines: EnginesOption = None,
 ) -> None:
     """Judge every IMAGE by a policy, one line each.
 
@@ -33,7 +35,7 @@ def check(
     Example: safeguard check upload.jpg --policy general
     """
     with readable_errors():
-        guard = Guard(Policy.load(policy), bundle)
+        guard = Guard(Policy.load(policy), bundle, provider=provider, engines=engines)
         judge = guard.explain if explain else guard.check
         width = max(len(rule.id) for rule in guard.policy.rules)
         failed = found = False

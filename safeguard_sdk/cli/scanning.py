@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from safeguard_sdk import Guard, Policy, ScanError
-from safeguard_sdk.cli.options import BundleOption, JsonOption, PolicyOption
+from safeguard_sdk.cli.options import BundleOption, EnginesOption, JsonOption, PolicyOption, ProviderOption
 from safeguard_sdk.cli.printing import COLOURS, count, readable_errors
 
 
@@ -34,6 +34,8 @@ def scan(
                                             "machine.")] = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Judge the I-th of N shares; see merge.")] = "1/1",
     thumbnails: Annotated[bool, typer.Option(help="Keep small pictures of what is flagged, for the report.")] = True,
+    provider: ProviderOption = "cpu",
+    engines: EnginesOption = None,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0 for one a core.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images the engine takes at a time.")] = 16,
     max_rate: Annotated[float | None, typer.Option(min=0.01, help="Images a second, at most.")] = None,
@@ -56,7 +58,9 @@ def scan(
             workers=workers, limits=Limits(timeout, memory << 20), max_rate=max_rate)
         if bool(sources) == (rescan is not None):
             raise ScanError("name what to scan, or with --rescan a folder that was scanned; one of the two")
-        guard = Guard(Policy.load(policy), bundle)
+        if ray is not None and (provider != "cpu" or engines is not None):
+            raise ScanError("--ray judges on the CPUs of its cluster; leave out --provider and --engines")
+        guard = Guard(Policy.load(policy), bundle, provider=provider, engines=engines)
         with live.LiveView() as view:
             if rescan is not None:
                 summary = rescan_old(guard, rescan, out, options, watch=view.show)

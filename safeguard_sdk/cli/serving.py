@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safeguard_sdk import Bundle, ServeError
-from safeguard_sdk.cli.options import BundleOption
+from safeguard_sdk.cli.options import BundleOption, EnginesOption, ProviderOption
 from safeguard_sdk.cli.printing import readable_errors
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.serve.options import MIB, Options
@@ -28,7 +28,8 @@ def serve(
         metavar="[NAME=]FILE", help="Policy file or name of a packaged policy; several times for several policies.")] =
         None,
     bundle: BundleOption = None,
-    provider: Annotated[str, typer.Option(help="Where the graphs run: cpu, cuda or tensorrt.")] = "cpu",
+    provider: ProviderOption = "cpu",
+    engines: EnginesOption = None,
     threads: Annotated[int, typer.Option(help="Of the runtime; 0 for all cores.")] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs API keys.")] =
         "127.0.0.1",
@@ -75,8 +76,9 @@ def serve(
         keys = Keys.read(api_keys)
         _require_keys_beyond_this_machine(host, keys)
         with server.bind(host, port) as listener:
-            app = create_app(open_engine(Bundle.embedded() if bundle is None else Bundle.open(bundle), provider,
-                                         threads), policy or (), options, keys, review)
+            opened = Bundle.embedded() if bundle is None else Bundle.open(bundle)
+            engine = open_engine(opened, provider, threads, engines)
+            app = create_app(engine, policy or (), options, keys, review)
             logs.to_json_lines()
             server.run(app, listener)
 

@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed.photos import to_jpeg
-from safeguard_sdk import Guard, ImageError, Policy, SafeguardError, Verdict
+from safeguard_sdk import Guard, ImageError, Policy, Verdict
+from safeguard_sdk.cli.printing import readable_errors
 from safeguard_sdk.image import SquareGeometry, decode_image, jpeg_decoder, to_pixel_values
 from safeguard_sdk.verdict import label_of
 
@@ -49,12 +50,9 @@ def main(
     seed: int = 0,
 ) -> None:
     """Measure how verdicts move when JPEGs are decoded at a fraction of their size."""
-    try:
+    with readable_errors():
         guard = Guard(Policy.load(policy), threads=threads)
         result = measure(guard, pictures(photos, count, guard.bundle.geometry.side, random.Random(seed)))
-    except SafeguardError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     result |= {"bundle": f"{guard.bundle.name} {guard.bundle.version}", "policy": guard.policy.name,
                "rules": len(guard.policy.rules), "jpeg_decoder": jpeg_decoder(), "seed": seed}
     console = Console()

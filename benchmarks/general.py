@@ -18,8 +18,8 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.systems.chat import CHAT_MODELS
-from benchmarks.safeeditbench.errors import BenchmarkError
 from safeguard_sdk.cli.printing import readable_errors
 from safeguard_sdk.durable import write_durably
 

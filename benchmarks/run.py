@@ -26,8 +26,8 @@ if __name__ == "__main__":
 import typer
 from rich.console import Console
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.speed.compare import TOLERANCE, check, read_results
-from benchmarks.speed.failures import BenchmarkError
 from benchmarks.speed.measure import Plan, measure
 from benchmarks.speed.peers import PEERS, read_models
 from benchmarks.speed.photos import read_folder, sample_photos
@@ -35,7 +35,8 @@ from benchmarks.speed.quality import read_labelled
 from benchmarks.speed.report import REPORT, RESULTS, write_report
 from benchmarks.speed.systems import ENGINES, find_bundles
 from benchmarks.speed.tables import show_check, show_comparison, show_results
-from safeguard_sdk import Bundle, Policy, SafeguardError
+from safeguard_sdk import Bundle, Policy
+from safeguard_sdk.cli.printing import readable_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 stderr = Console(stderr=True)
@@ -69,7 +70,7 @@ def main(
 
     Exit status: 0 measured; 1 a ratio is worse than in the baseline of --check; 2 it could not be done as asked.
     """
-    try:
+    with readable_errors():
         if compare is not None:
             Console().print(show_comparison(*map(read_results, compare)))
             return
@@ -87,9 +88,6 @@ def main(
         findings = [] if before is None else check(before, results, tolerance)
         if findings:
             console.print(show_check(findings))
-    except SafeguardError as error:
-        stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     console.print(f"{out / RESULTS}, {out / REPORT}", markup=False, highlight=False, soft_wrap=True)
     print(json.dumps(summary(results)))
     raise typer.Exit(1 if any(one.fails for one in findings) else 0)

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.document import put_into
-from benchmarks.safeeditbench.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from safeguard_sdk import Bundle, Guard, Policy
+from safeguard_sdk.cli.printing import readable_errors
 from safeguard_sdk.durable import write_durably
-from safeguard_sdk.errors import SafeguardError
 from safeguard_sdk.guard import prepare
 from safeguard_sdk.image import decode_image
 
@@ -229,13 +229,10 @@ def main(
 ) -> None:
     """Write captions into photos and measure how far they move the scores: a table on stderr, JSON on stdout."""
     console = Console(stderr=True)
-    try:
+    with readable_errors():
         opened = Bundle.embedded() if bundle is None else Bundle.open(bundle)
         policies = {name: Policy.load(name) for name in policy or ("L1", "L2", "L3", "L4", "L5")}
         shifts = measure(track(_files(photos), "writing and judging", console=console), policies, opened, out)
-    except SafeguardError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     console.print(f"{summary(shifts)}\n\n{by_way(shifts)}", markup=False, highlight=False, soft_wrap=True)
     if into is not None:
         put_into(into, "text-in-image", SECTION.format(bundle=f"{opened.name} {opened.version}", table=summary(shifts)))

@@ -13,7 +13,7 @@ from benchmarks.boxpairs.build import build_table
 from benchmarks.boxpairs.table import as_table
 from benchmarks.boxpairs.truth import THINGS, thing_in
 from benchmarks.document import put_into
-from benchmarks.safeeditbench.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import Prediction, read_rows
 from benchmarks.safeeditbench.score import score
 from safeguard_sdk import Policy

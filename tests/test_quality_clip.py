@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case
 from benchmarks.quality.systems.clip_heads import (
     MULTIHEADED,
@@ -22,7 +23,6 @@ from benchmarks.quality.systems.clip_heads import (
     open_sd_filter,
     read_tensors,
 )
-from benchmarks.safeeditbench.errors import BenchmarkError
 from safeguard_sdk.image import decode_image
 from training.datasets.unsafebench import POLICY
 

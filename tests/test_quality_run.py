@@ -9,6 +9,7 @@ import published_data
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality import __main__ as command
 from benchmarks.quality.cases import Case, CaseError, Judgement
 from benchmarks.quality.predictions import Predictions
@@ -16,7 +17,6 @@ from benchmarks.quality.run import run
 from benchmarks.quality.suites import SUITES
 from benchmarks.quality.systems import SYSTEMS
 from benchmarks.quality.systems.bundles import rules_of
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import read_predictions, read_rows
 from benchmarks.safeeditbench.score import score
 from safeguard_sdk import Policy

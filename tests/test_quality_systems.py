@@ -9,11 +9,11 @@ import pytest
 from fake_endpoint import FakeEndpoint, as_json, fails, says
 from PIL import Image
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case, CaseError
 from benchmarks.quality.systems import SYSTEMS, open_system
 from benchmarks.quality.systems.chat import ChatSystem
 from benchmarks.quality.systems.shieldgemma import judgement
-from benchmarks.safeeditbench.errors import BenchmarkError
 from safeguard_sdk.errors import SafeguardError
 from safeguard_sdk.image import decode_image
 from training.datasets.unsafebench import POLICY

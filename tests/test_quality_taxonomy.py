@@ -7,10 +7,10 @@ from itertools import pairwise
 import published_data
 import pytest
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case
 from benchmarks.quality.systems import taxonomy as module
 from benchmarks.quality.systems.taxonomy import Taxonomy
-from benchmarks.safeeditbench.errors import BenchmarkError
 from training.datasets.llavaguard import DEFAULT_POLICY
 from training.datasets.unsafebench import CATEGORIES, POLICY
 

@@ -14,11 +14,10 @@ pytest.importorskip("krippendorff", reason="the benchmark needs the extra bench"
 pytest.importorskip("fastapi", reason="the benchmark needs the extra bench")
 pytest.importorskip("uvicorn", reason="the benchmark needs the extra bench")
 import uvicorn
+from edited_pairs import inpainted
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.annotations import Annotations, agreement
-from benchmarks.safeeditbench.build import build
-from benchmarks.safeeditbench.editors import Task
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.safeeditbench.page import create_app
 from benchmarks.safeeditbench.rows import read_rows
 from safeguard_sdk import Policy
@@ -28,10 +27,7 @@ BOXES = {"astronaut.png": (0.43, 0.25, 0.24, 0.42), "coffee.png": (0.5, 0.48, 0.
 
 @pytest.fixture(scope="module")
 def built(photos, tmp_path_factory):
-    out = tmp_path_factory.mktemp("pairs")
-    build([Task(name.removesuffix(".png"), photos[name], "Remove it.", (box,), "thing", "CC0", "scikit-image")
-           for name, box in BOXES.items()], out, "inpaint")
-    return out
+    return inpainted(photos, BOXES, tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture

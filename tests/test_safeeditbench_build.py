@@ -13,9 +13,9 @@ from fake_endpoint import FakeEndpoint, Reply, as_json, fails
 from PIL import Image, ImageFilter
 
 pytest.importorskip("skimage", reason="the benchmark needs the extra bench")
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.build import build, read_pairs, read_tasks
 from benchmarks.safeeditbench.editors import EDITORS, mask_of, open_editor
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.safeeditbench.minimality import change
 from safeguard_sdk.image import decode_image
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.safeeditbench.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import Prediction, Row, read_predictions, read_rows, rows_of, write_rows
 from benchmarks.safeeditbench.score import matched, score
 

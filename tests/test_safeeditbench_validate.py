@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 pytest.importorskip("skimage", reason="the benchmark needs the extra bench")
 pytest.importorskip("pdqhash", reason="the benchmark needs the extra bench")
 pytest.importorskip("krippendorff", reason="the benchmark needs the extra bench")
+from edited_pairs import inpainted
+
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.__main__ import app
 from benchmarks.safeeditbench.annotations import Annotations
-from benchmarks.safeeditbench.build import build
-from benchmarks.safeeditbench.editors import Task
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import Prediction, Row, write_predictions, write_rows
 from benchmarks.safeeditbench.validate import validate
 
@@ -26,10 +26,7 @@ BOXES = {"astronaut.png": (0.43, 0.25, 0.24, 0.42), "coffee.png": (0.5, 0.48, 0.
 
 @pytest.fixture(scope="module")
 def built(photos, tmp_path_factory):
-    out = tmp_path_factory.mktemp("pairs")
-    build([Task(name.removesuffix(".png"), photos[name], "Remove it.", (box,), "thing", "CC0", "scikit-image")
-           for name, box in BOXES.items()], out, "inpaint")
-    return out
+    return inpainted(photos, BOXES, tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import json
 import pytest
 from rich.console import Console
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.speed.compare import check, differences, figures, ratios, read_results
-from benchmarks.speed.failures import BenchmarkError
 from benchmarks.speed.tables import show_check, show_comparison
 
 

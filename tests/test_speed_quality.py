@@ -8,7 +8,7 @@ import pytest
 import tiny_tags
 from PIL import Image
 
-from benchmarks.speed.failures import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from benchmarks.speed.quality import Answers, _measures, f1, quality, read_labelled
 from benchmarks.speed.systems import System
 from safeguard_sdk import Bundle, Guard, Policy

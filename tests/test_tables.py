@@ -11,9 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks import general
+from benchmarks.errors import BenchmarkError
 from benchmarks.general import lmms_eval_command, read_lmms_eval, read_vlmevalkit
 from benchmarks.quality.systems import SYSTEMS
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.tables.__main__ import main
 from benchmarks.tables.render import latex, lines_of, markdown
 from benchmarks.tables.results import published_tables, read_results

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from safeguard_sdk.errors import SafeguardError
+from safeguard_sdk.cli.printing import readable_errors
 
 Split = Literal["train", "validation", "test", "all"]
 Method = Literal["platt", "temperature", "isotonic", "keep"]
@@ -190,18 +190,16 @@ def _folders(data: list[str] | None) -> dict[str, Path]:
 
 @contextmanager
 def _readable_errors() -> Iterator[None]:
-    """Known errors become one line and exit status 2; any other keeps its traceback."""
-    try:
-        yield
-    except SafeguardError as error:
-        typer.secho(f"error: {' '.join(str(error).splitlines())}", fg="red", err=True)
-        raise typer.Exit(2) from error
-    except ModuleNotFoundError as error:
-        if error.name not in TRAIN_PACKAGES:
-            raise
-        typer.secho(f"error: this command needs the package {error.name}, which is not installed; install the extra "
-                    "train: pip install -e '.[cpu,train]'", fg="red", err=True)
-        raise typer.Exit(2) from error
+    """As those of the SDK's command, and packages of the extra `train` that are missing."""
+    from training.errors import TrainingError
+    with readable_errors():
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if error.name not in TRAIN_PACKAGES:
+                raise
+            raise TrainingError(f"this command needs the package {error.name}, which is not installed; install the "
+                                "extra train: pip install -e '.[cpu,train]'") from error
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.boxpairs.build import build_table
 from benchmarks.boxpairs.table import as_table
 from benchmarks.document import put_into
-from safeguard_sdk.errors import SafeguardError
+from safeguard_sdk.cli.printing import readable_errors
 
 SECTION = """## Pairs from labelled photos
 
@@ -42,14 +42,11 @@ def main(
     Example: python -m benchmarks.boxpairs photos --out runs/boxpairs --system nano --into docs/quality.md
     """
     console = Console(stderr=True)
-    try:
+    with readable_errors():
         rows, rejected = build_table(photos, out, each)
         console.print(f"{len({row.pair for row in rows})} pairs, {len(rows)} rows; rejected: "
                       f"{dict(Counter(pair.reason for pair in rejected)) or 'none'}", highlight=False)
         results = {name: _scores(name, out) for name in system or ()}
-    except SafeguardError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
     if results:
         text = as_table(results)
         console.print(text, markup=False, highlight=False, soft_wrap=True)

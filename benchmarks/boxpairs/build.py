@@ -10,9 +10,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.boxpairs.truth import THINGS, Thing, thing_in
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.build import Pair, build, checked_tasks
 from benchmarks.safeeditbench.editors import Task
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import Row, write_rows
 from safeguard_sdk.policy import Policy
 from training.photos import Photo, read_photos

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case, Outcome
-from benchmarks.safeeditbench.errors import BenchmarkError
 
 OUTCOMES = get_args(Outcome)
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case, CaseError, System
 from benchmarks.quality.predictions import Predicted, Predictions, predicted
 from benchmarks.quality.suites import SUITES
 from benchmarks.quality.systems import name_of, open_system
-from benchmarks.safeeditbench.errors import BenchmarkError
 from safeguard_sdk.durable import write_durably
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import decode_image

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case
 from benchmarks.quality.metrics import (
     mark_llavaguard,
@@ -22,7 +23,6 @@ from benchmarks.quality.metrics import (
     safeeditbench_predictions,
 )
 from benchmarks.quality.predictions import Predicted
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import read_rows, write_predictions
 from training.datasets import Row
 from training.datasets.flips import ASSETS

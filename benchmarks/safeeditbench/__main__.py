@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from safeguard_sdk.errors import SafeguardError
+from benchmarks.errors import BenchmarkError
+from safeguard_sdk.cli.printing import readable_errors
 
 # Of the extras `bench` and `train`.
 PACKAGES = ("skimage", "scipy", "cv2", "krippendorff", "pdqhash", "fastapi", "uvicorn", "inflect")
@@ -139,17 +140,15 @@ def score(
 
 @contextmanager
 def _readable_errors() -> Iterator[None]:
-    try:
-        yield
-    except SafeguardError as error:
-        stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in PACKAGES:
-            raise
-        stderr.print(f"error: needs the package {error.name}; install it: pip install "
-                     "'safeguard[train,bench]'", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
+    """As those of the SDK's command, and packages of the extras that are missing."""
+    with readable_errors():
+        try:
+            yield
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] not in PACKAGES:
+                raise
+            raise BenchmarkError(f"needs the package {error.name}; install it: pip install 'safeguard[train,bench]'"
+                                 ) from error
 
 
 if __name__ == "__main__":

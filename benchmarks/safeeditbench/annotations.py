@@ -19,8 +19,8 @@ from pathlib import Path
 import krippendorff
 import numpy as np
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.build import Pair, read_pairs
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import Row, write_rows
 from safeguard_sdk.policy import Policy
 

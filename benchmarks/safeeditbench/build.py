@@ -24,8 +24,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.editors import EditError, Editor, Task, mask_of, open_editor
-from benchmarks.safeeditbench.errors import BenchmarkError
 from benchmarks.safeeditbench.minimality import Change, change
 from safeguard_sdk.durable import write_durably
 from safeguard_sdk.errors import ImageError

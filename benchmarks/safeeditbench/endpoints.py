@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.editors import EditError, Task
-from benchmarks.safeeditbench.errors import BenchmarkError
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import decode_image
 

@@ -16,9 +16,9 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.annotations import Annotations, Question
 from benchmarks.safeeditbench.build import Pair
-from benchmarks.safeeditbench.errors import BenchmarkError
 
 PAGE = Path(__file__).with_name("page.html")
 HEADERS = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; connect-src 'self'; "

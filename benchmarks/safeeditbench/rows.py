@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from benchmarks.safeeditbench.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from safeguard_sdk.durable import write_durably
 from training.datasets.rows import LABELS
 from training.datasets.safeedit import ASK, EDITED, LEVELS

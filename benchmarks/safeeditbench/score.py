@@ -20,7 +20,7 @@ from itertools import combinations
 
 import numpy as np
 
-from benchmarks.safeeditbench.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import Prediction, Row
 
 RESAMPLES, SEED = 2000, 0

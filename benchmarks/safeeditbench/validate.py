@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pdqhash
 
-from benchmarks.safeeditbench.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from benchmarks.safeeditbench.rows import Row
 from safeguard_sdk.image import decode_image, read_bytes
 from training.datasets.safeedit import LEVELS

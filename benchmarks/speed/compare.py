@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.speed.failures import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from benchmarks.speed.statistics import Estimate
 
 FORMAT = 1

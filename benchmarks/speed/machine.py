@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -16,6 +15,7 @@ from benchmarks.speed.power import nvml
 from safeguard_sdk import __version__
 from safeguard_sdk._fast import cpu_features, preprocessing_kernels
 from safeguard_sdk.image import jpeg_decoder
+from safeguard_sdk.scan.options import usable_cores
 
 PACKAGES = ("numpy", "pillow", "tokenizers", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 ROOT = Path("/")
@@ -25,7 +25,7 @@ def describe() -> dict:
     """Everything that can be found out; None where the machine does not say."""
     clock = psutil.cpu_freq()
     return {
-        "cpu": cpu_name(), "cpu_features": cpu_features(), "cores": cores(), "cpu_quota": cpu_quota(),
+        "cpu": cpu_name(), "cpu_features": cpu_features(), "cores": usable_cores(), "cpu_quota": cpu_quota(),
         "clock_mhz": None if clock is None else {"now": round(clock.current), "most": round(clock.max)},
         "governor": _first_line(ROOT / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "virtual": "hypervisor" in _read(ROOT / "proc/cpuinfo"),
@@ -35,11 +35,6 @@ def describe() -> dict:
         "jpeg_decoder": jpeg_decoder(), "kernel": preprocessing_kernels()[0],
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name(root: Path = ROOT) -> str:

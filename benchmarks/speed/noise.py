@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
-from benchmarks.speed.machine import cores
 from benchmarks.speed.statistics import Estimate, percentile
+from safeguard_sdk.scan.options import usable_cores
 
 SPIN_STEPS = 50_000     # of the fixed work: some milliseconds
 SPINS = 15              # of each look
@@ -57,7 +57,7 @@ def judge(looks: list[Look]) -> dict:
         "spin_spread": max(float(np.percentile(one.spins_ms, 90) / np.median(one.spins_ms)) for one in looks) - 1,
         "spin_drift": max(medians) / min(medians) - 1,
         "others_cores": max(0.0, busy - own) / seconds,
-        "stolen": max(0.0, stolen) / (seconds * cores()),
+        "stolen": max(0.0, stolen) / (seconds * usable_cores()),
     }
     limits = {"spin_spread": (MOST_SPREAD, "a fixed piece of work took {:.0%} longer at times than in the middle"),
               "spin_drift": (MOST_DRIFT, "the same work was {:.0%} slower at one time than at another"),

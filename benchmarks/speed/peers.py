@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.speed.failures import BenchmarkError
+from benchmarks.errors import BenchmarkError
 
 QUESTION = "Is this image safe under the policy? Answer with one word, safe or unsafe."
 

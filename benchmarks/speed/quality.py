@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks.speed.failures import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from benchmarks.speed.statistics import Estimate, share
 from benchmarks.speed.systems import System
 from safeguard_sdk import Guard, Policy

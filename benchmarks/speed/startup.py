@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import psutil
 
-from benchmarks.speed.failures import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from benchmarks.speed.statistics import percentile
 from benchmarks.speed.systems import ENGINES, System
 from safeguard_sdk import Guard, Policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.speed.failures import BenchmarkError
+from benchmarks.errors import BenchmarkError
 from safeguard_sdk import Bundle, Guard, Policy
 from safeguard_sdk.bundle import EMBEDDED, MANIFEST
 from safeguard_sdk.engine.session import PROVIDERS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.safeeditbench.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 LEVEL = re.compile(r"(?:Policy )?(L[1-5])")

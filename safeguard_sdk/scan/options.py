@@ -39,7 +39,7 @@ class Options:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if not self.workers:
-            object.__setattr__(self, "workers", _cores())
+            object.__setattr__(self, "workers", usable_cores())
 
     @property
     def settings(self) -> dict:
@@ -73,5 +73,6 @@ class Progress:
         self.labels[label or "failed"] += 1
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

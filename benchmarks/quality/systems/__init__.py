@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import System
 from benchmarks.quality.systems.bundles import BundleSystem
 from benchmarks.quality.systems.chat import CHAT_MODELS, ChatSystem
@@ -19,7 +20,6 @@ from benchmarks.quality.systems.clip_heads import open_laion_nsfw, open_multihea
 from benchmarks.quality.systems.detectors import open_nudenet, open_open_nsfw
 from benchmarks.quality.systems.moderation import ModerationSystem
 from benchmarks.quality.systems.shieldgemma import ShieldGemma
-from benchmarks.safeeditbench.errors import BenchmarkError
 
 SPEC = re.compile(r"(?P<name>[^:@]+)(?::(?P<folder>.+)|@(?P<url>https?://.+))?")
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case, CaseError, Judgement
 from benchmarks.quality.systems.answers import READERS
 from benchmarks.quality.systems.prompts import PROMPT_BUILDERS
 from benchmarks.quality.systems.taxonomy import Taxonomy
-from benchmarks.safeeditbench.errors import BenchmarkError
 from safeguard_sdk.errors import VerdictError
 from training.recaption.models import Model, ModelError, Question
 from training.recaption.prompts import Sampling

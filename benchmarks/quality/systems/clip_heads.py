@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.systems.detectors import Categories, Detector, needed
 from benchmarks.quality.systems.taxonomy import Taxonomy
-from benchmarks.safeeditbench.errors import BenchmarkError
 
 CLIPS = {"ViT-L-14": "openai/clip-vit-large-patch14", "ViT-H-14": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}
 LAION_HEADS = {"h14_nsfw.pth": "ViT-H-14", "clip_ViT-L-14_openai_binary_nsfw_head.pth": "ViT-L-14"}

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case, Judgement
 from benchmarks.quality.systems.taxonomy import Taxonomy
-from benchmarks.safeeditbench.errors import BenchmarkError
 
 Categories = dict[str, float]   # what it sees in a photo: category and score in [0, 1]
 NUDENET_SCORE = 0.25            # below it nudenet 3.4.2 drops a box by itself

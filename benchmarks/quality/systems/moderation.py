@@ -7,10 +7,10 @@ import os
 import numpy as np
 from PIL import Image
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case, CaseError, Judgement
 from benchmarks.quality.systems.detectors import needed
 from benchmarks.quality.systems.taxonomy import Taxonomy
-from benchmarks.safeeditbench.errors import BenchmarkError
 from training.recaption.endpoint import RETRIES, TIMEOUT, data_url
 
 MODEL = "omni-moderation-latest"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case, Judgement
 from benchmarks.quality.systems.detectors import needed
-from benchmarks.safeeditbench.errors import BenchmarkError
 
 REPO = "google/shieldgemma-2-4b-it"
 THRESHOLD = 0.5  # the likelier of the two words; the two are no calibrated probability

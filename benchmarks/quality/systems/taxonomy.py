@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.quality.cases import Case
-from benchmarks.safeeditbench.errors import BenchmarkError
 
 FILE = Path(__file__).with_name("taxonomies.yaml")
 ALLOWED_CATEGORY = re.compile(r"Category (O\d) is declared as non-violating")  # LlavaGuard's variants, §2.5 of its text

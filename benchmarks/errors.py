@@ -6,4 +6,4 @@ from safeguard_sdk.errors import SafeguardError
 
 
 class BenchmarkError(SafeguardError):
-    """A measurement or a comparison that cannot be made as it was asked for."""
+    """A measurement, a comparison or a table that cannot be made as it was asked for."""

@@ -90,6 +90,16 @@ def test_an_unknown_noun_is_an_error(flip, tmp_path):
         Scenarios.read(flip.world.concepts, path)
 
 
+@pytest.mark.parametrize(("forbidden", "allowed"), [(1, 0), (2, 3), (4, 2), (4, 4)])
+def test_nothing_that_a_verdict_rests_on_is_left_out_of_the_policy(flip, monkeypatch, forbidden, allowed):
+    monkeypatch.setattr(flip, "_dress", lambda body, rng: body)  # no slips of the keyboard
+    items = [f"thing {letter}" for letter in "abcdefgh"[:forbidden + allowed]]
+    rng = random.Random(0)
+    for _ in range(200):
+        text = flip._written(tuple(items[:forbidden]), tuple(items[forbidden:]), rng).lower()
+        assert [item for item in items if item not in text] == []
+
+
 # The file of the repository.
 
 def entries() -> list[dict]:

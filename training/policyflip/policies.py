@@ -77,7 +77,7 @@ class PolicyFlip:
         forbid, only = rng.choice(_EASY_SINGLES)
         name = self._name(x, rng).plural
         return [self._pack(forbid.format(x=name), scenes, lambda shown: self.truth(x, shown), "single"),
-                self._pack(only.format(x=name), scenes, lambda shown: _not(self.truth(x, shown)), "single")]
+                self._pack(only.format(x=name), scenes, lambda shown: negated(self.truth(x, shown)), "single")]
 
     def _pair(self, rng: random.Random) -> list[Pack]:
         """X forbidden and Y allowed, and the other way round."""
@@ -113,7 +113,7 @@ class PolicyFlip:
             forbidden = self.bank.phrase(kind, rng, x=self._names(xs, rng))
             only = self.bank.phrase("only", rng, x=self._names(xs, rng))
         return [self._pack(self._dress(forbidden, rng), scenes, self._any_of(xs), kind),
-                self._pack(self._dress(only, rng), scenes, lambda shown: _not(self._any_of(xs)(shown)), "only")]
+                self._pack(self._dress(only, rng), scenes, lambda shown: negated(self._any_of(xs)(shown)), "only")]
 
     def _exception(self, rng: random.Random) -> list[Pack]:
         """X forbidden except Z, X allowed except Z; Z is a kind of X."""
@@ -163,7 +163,7 @@ class PolicyFlip:
             rules = [(xs, ys)] + ([(ys, xs)] if ys else [])
             packs = [self._rule_pack(f, a, scenes, self._pair_decides(f, a), rng) for f, a in rules]
             if not ys:
-                packs.append(self._rule_pack(None, xs, scenes, lambda shown: _not(self._any_of(xs)(shown)), rng))
+                packs.append(self._rule_pack(None, xs, scenes, lambda shown: negated(self._any_of(xs)(shown)), rng))
             return packs
         if shape < 0.75:
             x, z = self.wide_and_narrow(rng)
@@ -177,7 +177,7 @@ class PolicyFlip:
             return []
         scenes = self._scenes(rng, xs, others=3)
         return [self._rule_pack(xs, [], scenes, self._any_of(xs), rng),
-                self._rule_pack(None, xs, scenes, lambda shown: _not(self._any_of(xs)(shown)), rng)]
+                self._rule_pack(None, xs, scenes, lambda shown: negated(self._any_of(xs)(shown)), rng)]
 
     def _blanket(self, rng: random.Random) -> list[Pack]:
         scenes = tuple(self.world.any(rng) for _ in range(4))
@@ -248,7 +248,7 @@ class PolicyFlip:
     def _except(self, x: Concept, z: Concept) -> Decide:
         def decide(shown: Shown) -> bool | None:
             wide, narrow = self.truth(x, shown), self.truth(z, shown)
-            return wide if not wide else _not(narrow)
+            return wide if not wide else negated(narrow)
         return decide
 
     # Draws.
@@ -314,6 +314,10 @@ class PolicyFlip:
     def _name(self, concept: Concept, rng: random.Random) -> Name:
         return concept.names[0] if rng.random() < 0.6 else rng.choice(concept.names)
 
+    def _item(self, name: Name, rng: random.Random) -> str:
+        """As it stands in a list."""
+        return name.plural if rng.random() < 0.75 else name.with_article
+
     def _names(self, concepts: list[Concept], rng: random.Random) -> list[Name]:
         return [self._name(concept, rng) for concept in concepts]
 
@@ -328,7 +332,7 @@ class PolicyFlip:
         """A rule in canonical form; `forbids` None stands for everything."""
         def items(concepts: list[Concept]) -> tuple[str, ...]:
             forms = [self._name(concept, rng) for concept in concepts]
-            return tuple(name.plural if rng.random() < 0.75 else name.with_article for name in forms)
+            return tuple(self._item(name, rng) for name in forms)
         forbidden = items(forbids) if forbids is not None else (rng.choice(_EVERYTHING),)
         allowed = items(allows)
         subject = (forbids or allows)[0].names[0].plural
@@ -372,7 +376,7 @@ def canonical(title: str, forbids: tuple[str, ...], allows: tuple[str, ...]) -> 
     return Rule(id="rule", title=title, forbids=forbids, allows=allows).canonical_text
 
 
-def _not(value: bool | None) -> bool | None:
+def negated(value: bool | None) -> bool | None:
     return None if value is None else not value
 
 

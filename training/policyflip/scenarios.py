@@ -13,11 +13,12 @@ from typing import ClassVar
 import yaml
 
 from training.policyflip.concepts import FOLDER, Concept, Concepts, Shown
-from training.policyflip.policies import Decide, Pack, PolicyFlip, World, canonical
+from training.policyflip.policies import Decide, Pack, PolicyFlip, World, canonical, negated
 from training.policyflip.scenes import Scene
 from training.policyflip.voices import Entry, Voices
-from training.policyflip.wordings import Bank
+from training.policyflip.wordings import Bank, join
 
+MOST_ENTRIES = 6  # that a voice has names of classes for
 REST = ("everything else", "anything else", "all other pictures", "everything")
 TOGETHER = ("{x} with {y}", "{x} together with {y}", "{x} and {y} in the same picture", "{x} next to {y}",
             "{x} beside {y}", "{x} in front of {y}", "{x} near {y}", "pictures that show {x} as well as {y}",
@@ -93,7 +94,7 @@ class ScenarioFlip(PolicyFlip):
 
         return [self._pack(self._written((said,), (), rng), scenes, both, "together"),
                 self._pack(self._written((rng.choice(REST),), (said,), rng), scenes,
-                           lambda shown: None if both(shown) is None else not both(shown), "together")]
+                           lambda shown: negated(both(shown)), "together")]
 
     def _drawn(self, scenarios: Sequence[Scenario], rng: random.Random, least: int) -> list[Scenario]:
         return rng.sample(scenarios, min(len(scenarios), rng.randrange(least, 4)))
@@ -108,8 +109,7 @@ class ScenarioFlip(PolicyFlip):
         """Both as items of a rule, in any order."""
         items = [rng.choice(scenario.says) for scenario in scenarios]
         if concept is not None:
-            name = self._name(concept, rng)
-            items.append(name.plural if rng.random() < 0.75 else name.with_article)
+            items.append(self._item(self._name(concept, rng), rng))
         return tuple(rng.sample(items, len(items)))
 
     def _written(self, forbids: tuple[str, ...], allows: tuple[str, ...], rng: random.Random) -> str:
@@ -117,18 +117,13 @@ class ScenarioFlip(PolicyFlip):
         if rng.random() < 0.55:
             title = rng.choice((f"Rule {rng.randrange(1, 30)}", "Content", "policy", forbids[0].capitalize()))
             return canonical(title, forbids, allows)
-        whole = forbids[0] in REST
-        sides = ((forbids, True), (allows, False))
-        entries = [Entry(item, forbidden, whole and forbidden) for items, forbidden in sides
-                   for item in self._grouped(items, rng)]
-        rng.shuffle(entries)
-        return self._dress(self.voices.say(entries[:6], rng), rng)
-
-    def _grouped(self, items: tuple[str, ...], rng: random.Random) -> list[str]:
-        """Items one by one, or in one breath."""
-        if len(items) < 2 or rng.random() < 0.5:
-            return list(items)
-        return [", ".join(items[:-1]) + rng.choice((" and ", " or ", ", ")) + items[-1]]
+        whole, many = forbids[0] in REST, len(forbids) + len(allows) > MOST_ENTRIES
+        entries = []
+        for items, forbidden in ((forbids, True), (allows, False)):
+            apart = len(items) < 2 or not many and rng.random() < 0.5
+            entries += [Entry(item, forbidden, whole and forbidden)
+                        for item in (items if apart else [join(list(items), rng)])]
+        return self._dress(self.voices.say(rng.sample(entries, len(entries)), rng), rng)
 
     def _shows(self, bad: Concept | None, good: Concept | None, forbidden: list[Scenario], allowed: list[Scenario]
                ) -> Decide:

@@ -80,7 +80,7 @@ class Memory:
     def as_array(self, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
         """The first bytes of pinned memory, as they are."""
         held = (c_uint8 * self.size).from_address(self.address)
-        return np.frombuffer(held, kind, count=int(np.prod(shape))).reshape(shape)
+        return np.frombuffer(held, kind, count=math.prod(shape)).reshape(shape)
 
 
 class DeviceArray:

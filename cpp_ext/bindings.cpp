@@ -12,4 +12,5 @@ PYBIND11_MODULE(_fast, m) {
   safeguard::bind_preprocessing(m);
   safeguard::bind_decoding(m);
   safeguard::bind_jpeg(m);
+  safeguard::bind_widening(m);
 }

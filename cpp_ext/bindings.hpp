@@ -26,5 +26,6 @@ std::vector<std::string> names_of(const std::vector<K>& kernels) {
 void bind_preprocessing(pybind11::module_& module);  // preprocessing_bindings.cpp
 void bind_decoding(pybind11::module_& module);       // decoding_bindings.cpp
 void bind_jpeg(pybind11::module_& module);           // jpeg_bindings.cpp
+void bind_widening(pybind11::module_& module);       // widening_bindings.cpp
 
 }  // namespace safeguard

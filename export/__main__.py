@@ -15,7 +15,6 @@ from export.failures import ExportError
 from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, QUESTIONS, ParityError
 from safeguard_sdk import SafeguardError
 
-BITS = (4, 8, 32)
 NANO = "reader.pt"  # a folder with this file is what `training nano` has written
 
 
@@ -50,7 +49,6 @@ def bundle(
     gate_questions: Annotated[int, typer.Option(min=1, help="Photos × rules that are compared.")] = QUESTIONS,
     max_flips: Annotated[float, typer.Option(help="Share of verdicts that may differ.")] = MAX_FLIP_RATE,
     max_drift: Annotated[float, typer.Option(help="Mean difference of scores that may be.")] = MAX_MEAN_DRIFT,
-    bits: Annotated[int, typer.Option(help="Of nano's linear layers: 4, 8, or 32 for fp32.")] = 4,
 ) -> None:
     """Turn a checkpoint into a bundle: graphs, few bits, parity gate.
 
@@ -59,7 +57,7 @@ def bundle(
     """
     with _readable_errors():
         if (checkpoint / NANO).is_file():
-            manifest = _export_nano(checkpoint, photos, out, bits)
+            manifest = _export_nano(checkpoint, photos, out)
         else:
             from export.qwen.build import Order, export_qwen
             from export.qwen.store import SCHEMES
@@ -139,13 +137,11 @@ def tensorrt(
         typer.echo(json.dumps(build_engines(Bundle.open(bundle), out, limits, module, capability), indent=1))
 
 
-def _export_nano(run: Path, photos: Path | None, out: Path, bits: int) -> dict:
+def _export_nano(run: Path, photos: Path | None, out: Path) -> dict:
     from export.nano import export_nano
-    if bits not in BITS:
-        raise typer.BadParameter(f"{bits} bits: choose one of {', '.join(map(str, BITS))}", param_hint="--bits")
     if photos is None:
         raise ExportError(f"{run}: is a run of nano, which is calibrated on labelled photos; name them with --photos")
-    return export_nano(run, photos, out, bits)
+    return export_nano(run, photos, out)
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:

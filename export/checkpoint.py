@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from export.decoder import FEED_FORWARD, PROJECTIONS
+from export.decoder import WEIGHTS
+from export.smoothing import Inputs
 from safeguard_sdk.engine.tags import TagTable, image_tokens
 from training.nano.reader import STYLE, collate
 from training.nano.start import open_start
@@ -62,26 +63,28 @@ class Checkpoint:
                 answers[row] = self.reader(batch).item()
         return answers
 
-    def input_moments(self, texts: Sequence[str], pixel_values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Weight of the decoder graph → (in, in) mean second moments of its inputs over these questions."""
+    def inputs(self, texts: Sequence[str], pixel_values: Sequence[np.ndarray]) -> dict[str, Inputs]:
+        """Weight of the decoder graph → what its inputs are like over these questions."""
         moments: dict[str, torch.Tensor] = {}
+        most: dict[str, torch.Tensor] = {}
         counts: dict[str, int] = {}
 
         def watch(name: str):
-            def add(_, inputs: tuple[torch.Tensor, ...]) -> None:
-                rows = inputs[0].flatten(0, -2).float()
+            def add(_, given: tuple[torch.Tensor, ...]) -> None:
+                rows = given[0].flatten(0, -2).float()
                 moments[name] = moments.get(name, 0) + rows.T @ rows
+                most[name] = torch.maximum(most.get(name, torch.zeros(1)), rows.abs().amax(0))
                 counts[name] = counts.get(name, 0) + len(rows)
             return add
 
-        hooks = [getattr(part, projection).register_forward_pre_hook(watch(f"layers.{number}.weights.{projection}"))
+        hooks = [getattr(getattr(layer, part), linears[0]).register_forward_pre_hook(
+                     watch(f"layers.{number}.weights.{name}"))
                  for number, layer in enumerate(self.reader.model.layers)
-                 for part, projections in ((layer.self_attn, PROJECTIONS), (layer.mlp, FEED_FORWARD))
-                 for projection in projections]
+                 for name, (part, linears) in WEIGHTS.items()]
         self.logits(texts, pixel_values)
         for hook in hooks:
             hook.remove()
-        return {name: (total / counts[name]).numpy() for name, total in moments.items()}
+        return {name: Inputs((total / counts[name]).numpy(), most[name].numpy()) for name, total in moments.items()}
 
     @property
     def embeddings(self) -> np.ndarray:

@@ -56,5 +56,5 @@ def require(parity: Parity, most_flips: float = MAX_FLIP_RATE, most_drift: float
         raise ParityError(
             f"{parity.flip_rate:.2%} of {parity.questions} verdicts differ from the checkpoint's (at most "
             f"{most_flips:.0%} may), scores drift by {parity.mean_drift:.3f} on average (at most {most_drift}); "
-            f"{so}: quantise fewer layers or in more bits (--bits 8; --quant w8a16), or calibrate on "
+            f"{so}: quantise fewer layers or in more bits (--quant w8a16), or calibrate on "
             "more photos")

@@ -23,7 +23,9 @@ from export.checkpoint import Checkpoint
 from export.decoder import Decoder, export_decoder
 from export.folder import listed, write_manifest
 from export.gate import compare, require
-from export.quantize import embedding_graph, quantize_matmuls, save_split, store_in_few_bits
+from export.narrow import multiply_in_int8, save_narrow
+from export.quantize import embedding_graph, save_split, store_in_few_bits
+from export.smoothing import Inputs, smooth
 from safeguard_sdk import __version__
 from safeguard_sdk.bundle import FORMAT, Bundle
 from safeguard_sdk.engine import open_engine
@@ -33,15 +35,12 @@ from training.nano.reader import STYLE
 from training.nano.vision import GEOMETRY
 
 MAX_POLICY_TOKENS = 1024
-# Kept in 8 bits: keys and values of all layers, and the first two layers wholly. On 140 validation questions scores
-# drift by 0.020 with keys and values alone; the first two layers take a quarter off that at 3 MB, all queries an eighth
-# at 4.
-SENSITIVE = ("k_proj", "v_proj")
-SENSITIVE_LAYERS = ("layers.0.", "layers.1.")
+BITS, COARSE_BITS = 6, 5
+COARSE, COARSE_FROM = "gate_up_proj", 7  # these weights, from this layer on, or else the bundle would have over 100 MB
 CALIBRATION_QUESTIONS, MOMENT_QUESTIONS, PARITY_QUESTIONS = 300, 900, 600
 
 
-def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
+def export_nano(run: Path, photos: Path, out: Path) -> dict:
     """Write the bundle and return its manifest. Raises ParityError and leaves `out` as it was if the gate fails."""
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
@@ -51,9 +50,8 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     fitting = [question for question in examiner.exam("validation", CALIBRATION_QUESTIONS, seed=2)
                if question.wording == KNOWN]
     few = [fitting[row] for row in np.random.default_rng(0).permutation(len(fitting))[:MOMENT_QUESTIONS]]
-    moments = checkpoint.input_moments(*examiner.feeds("validation", few)) if bits < 32 else {}
-    files = write_graphs(checkpoint, building, bits, moments)
-    manifest = _manifest(checkpoint, building, files, bits)
+    files = write_graphs(checkpoint, building, checkpoint.inputs(*examiner.feeds("validation", few)))
+    manifest = _manifest(checkpoint, files)
     sources = Counter(photo.source for photo in examiner.split("train"))
     manifest["training"]["photos"] = dict(sources.most_common())
     write_manifest(building, manifest)
@@ -83,29 +81,28 @@ def export_nano(run: Path, photos: Path, out: Path, bits: int) -> dict:
     return manifest
 
 
-def write_graphs(checkpoint: Checkpoint, folder: Path, bits: int, moments: dict[str, np.ndarray]) -> list[Path]:
-    """vision, embed and decoder graphs, tokenizer and tags.
-
-    bits     of the linear layers; 32 leaves them in fp32
-    moments  second moments of the inputs of the linear layers, see quantize.quantize_blocks
-    """
+def write_graphs(checkpoint: Checkpoint, folder: Path, inputs: dict[str, Inputs]) -> list[Path]:
+    """vision, embed and decoder graphs, tokenizer and tags. inputs: of each weight of the decoder"""
     files = [folder / "tokenizer.json", folder / "tags.json"]
     files[0].write_text(checkpoint.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     checkpoint.table.write(files[1])
     files += save_split(_vision(checkpoint, folder), folder / "vision.onnx")
     knots = checkpoint.reader.probability.weight.detach().numpy()
     files += save_split(embedding_graph(checkpoint.embeddings, knots), folder / "embed.onnx")
-    model = export_decoder(Decoder.from_llama(checkpoint.reader.model, checkpoint.reader.verdict), folder / "full.onnx")
+    decoder = Decoder.from_llama(checkpoint.reader.model, checkpoint.reader.verdict)
+    smoothed = smooth(decoder, inputs)
+    model = export_decoder(decoder, folder / "full.onnx")
     for leftover in folder.glob("full.onnx*"):
         leftover.unlink()
-    if bits < 32:
-        names = [tensor.name for tensor in model.graph.initializer if ".weights." in tensor.name]
-        quantize_matmuls(model, {name: 8 if _is_sensitive(name) else bits for name in names}, moments)
-    return files + save_split(model, folder / "decoder.onnx")
+    narrow = multiply_in_int8(model, {name: _bits(name) for name in smoothed},
+                              {name: one.moments for name, one in smoothed.items()})
+    return files + save_split(model, folder / "decoder.onnx") + save_narrow(narrow, folder / "decoder.onnx")
 
 
-def _is_sensitive(name: str) -> bool:
-    return name.endswith(SENSITIVE) or name.startswith(SENSITIVE_LAYERS)
+def _bits(name: str) -> int:
+    """Of a weight, by its name in the graph: layers.NUMBER.weights.NAME."""
+    _, number, _, weight = name.split(".")
+    return COARSE_BITS if weight == COARSE and int(number) >= COARSE_FROM else BITS
 
 
 def fit_calibration(logits: np.ndarray, broken: np.ndarray) -> tuple[float, float]:
@@ -133,7 +130,7 @@ def _vision(checkpoint: Checkpoint, folder: Path) -> onnx.ModelProto:
     return model
 
 
-def _manifest(checkpoint: Checkpoint, folder: Path, files: list[Path], bits: int) -> dict:
+def _manifest(checkpoint: Checkpoint, files: list[Path]) -> dict:
     return {
         "format": FORMAT, "name": "nano", "version": __version__, "architecture": "tags",
         "base_model": [
@@ -143,9 +140,11 @@ def _manifest(checkpoint: Checkpoint, folder: Path, files: list[Path], bits: int
         "verdict_tokens": asdict(STYLE.verdict_tokens),
         "processor": asdict(GEOMETRY),
         "max_policy_tokens": MAX_POLICY_TOKENS,
-        "quantization": {"linear": f"{bits} bits, keys, values and the first two layers 8, in blocks of 32 (GPTQ); "
-                                   "activations int8 per row" if bits < 32 else "fp32",
-                         "embeddings": "int8 per row", "vision": "fp16 kernels, int8 matrices, fp32 arithmetic"},
+        "quantization": {"linear": f"stored in {BITS} bits, gate and up from layer {COARSE_FROM} on in {COARSE_BITS}, "
+                                   "with a factor for 32 inputs (GPTQ), multiplied in int8; activations int8 per row "
+                                   "(SmoothQuant)",
+                         "embeddings": "6 bits with a scale for each row",
+                         "vision": "fp16 kernels, int8 matrices, fp32 arithmetic"},
         "calibration": {"scale": 1.0, "shift": 0.0},
         "training": {"recipe": checkpoint.recipe, "commit": _commit(), "start": checkpoint.origin},
         "files": listed(files),

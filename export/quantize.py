@@ -1,12 +1,15 @@
 """Weights in few bits, each kind so that no image's result depends on its neighbours in a batch.
 
-Linear layers become MatMulNBits (4 or 8 bits in blocks of 32 along the input, one scale and zero point a block); its
-activations are quantised row by row. Everything else is stored in 16 or 8 bits and computed in fp32.
+Linear layers become MatMulNBits (4 or 8 bits in blocks along the input, one scale and zero point a block), its
+activations quantised row by row; or what narrow.py makes of them. Everything else is stored in 6 to 16 bits and
+computed in fp32.
 Format of MatMulNBits: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#commicrosoftmatmulnbits
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,101 +17,107 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-BLOCK = 32
+from export.gptq import round_in_turn
+
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of a block's range that are tried; the least squared error wins
-DAMPING = 0.01                           # share of the mean second moment added to each, so that none vanishes
+REACH = 4096                             # inputs: a square of them has to be inverted
 INT8_ACTIVATIONS = 4                     # accuracy_level of MatMulNBits: activations in int8, per row and block
 FILE_LIMIT = 45_000_000                  # bytes of one file of external data
 
 
-def quantize_blocks(weight: np.ndarray, bits: int, moments: np.ndarray | None = None, size: int = BLOCK
-                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(in, out) float32 → levels (out, blocks, size) uint8, scales (out, blocks) float32, zero points likewise uint8.
+@dataclass(frozen=True)
+class BlockGrid:
+    """Of a block of (out, size) weights: scales and zero points (out, 1). See gptq.Grid."""
 
-    Where the inputs do not fill the last block, zeros do.
-    moments  (in, in) second moments of the layer's inputs; with them the error of each input is made good by those that
-             follow (GPTQ, Frantar et al. 2022, arXiv:2210.17323, algorithm 1), without them levels are just rounded
-    weight ≈ (levels - zero point) · scale
+    scale: np.ndarray
+    zero: np.ndarray
+    bits: int
+
+    def codes(self, weights: np.ndarray) -> np.ndarray:
+        return np.clip(np.round(weights / self.scale) + self.zero, 0, 2**self.bits - 1).astype(np.uint8)
+
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        return (codes - self.zero) * self.scale
+
+    @classmethod
+    def fitted(cls, block: np.ndarray, bits: int) -> BlockGrid:
+        """That with the least squared error over the shares of the range tried."""
+        best, least = None, None
+        for clip in CLIPS:
+            low = np.minimum(block.min(1, keepdims=True), 0) * clip
+            high = np.maximum(block.max(1, keepdims=True), 0) * clip
+            scale = np.maximum((high - low) / (2**bits - 1), 6e-8).astype(np.float16).astype(np.float32)  # as stored
+            grid = cls(scale, np.clip(np.round(-low / scale), 0, 2**bits - 1), bits)
+            error = ((grid.values(grid.codes(block)) - block) ** 2).sum(1, keepdims=True)
+            if best is None:
+                best, least = grid, error
+            better = error < least
+            best = cls(np.where(better, scale, best.scale), np.where(better, grid.zero, best.zero), bits)
+            least = np.where(better, error, least)
+        return best
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A weight in blocks along its inputs: weight ≈ (levels - zero point) · scale. Where the inputs do not fill the
+    last block, zeros do."""
+
+    levels: np.ndarray  # (out, blocks, size) uint8
+    scales: np.ndarray  # (out, blocks) float32, exact in float16
+    zeros: np.ndarray   # (out, blocks) uint8
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(in, out) float32, the inputs that were filled up included."""
+        values = (self.levels - self.zeros[..., None].astype(np.float32)) * self.scales[..., None]
+        return values.reshape(len(values), -1).T
+
+    @classmethod
+    def of(cls, levels: np.ndarray, grids: Sequence[BlockGrid]) -> Blocks:
+        """levels  (in, out), whole blocks"""
+        return cls(levels.T.reshape(levels.shape[1], len(grids), -1),
+                   np.concatenate([grid.scale for grid in grids], 1),
+                   np.concatenate([grid.zero for grid in grids], 1).astype(np.uint8))
+
+
+def quantize_blocks(weight: np.ndarray, bits: int, size: int) -> Blocks:
+    """(in, out) float32, each value rounded by itself."""
+    rows = _in_whole_blocks(weight, size)
+    blocks = [rows[start:start + size] for start in range(0, len(rows), size)]
+    grids = [BlockGrid.fitted(block.T, bits) for block in blocks]
+    levels = [grid.codes(block.T).T for grid, block in zip(grids, blocks, strict=True)]
+    return Blocks.of(np.concatenate(levels), grids)
+
+
+def quantize_blocks_in_turn(weight: np.ndarray, bits: int, size: int, rows: np.ndarray) -> Blocks:
+    """(in, out) float32, the error of each input made good by those that follow, up to REACH of them; see gptq.py.
+
+    rows  (n, in) inputs of the layer
     """
-    weight = np.pad(weight, ((0, -len(weight) % size), (0, 0)))
-    inputs, outputs = weight.shape
-    left = weight.T.astype(np.float32, copy=True)  # (out, in); what is still to be expressed
-    spread = None if moments is None else _inverse_factor(moments)
-    levels = np.empty((outputs, inputs // size, size), np.uint8)
-    scales, zeros = (np.empty((outputs, inputs // size), kind) for kind in (np.float32, np.uint8))
-    for number, start in enumerate(range(0, inputs, size)):
-        block = left[:, start:start + size]
-        scale, zero = _fit_grid(block, bits)
-        if spread is None:
-            level = _round(block, scale, zero, bits)
-        else:
-            level, errors = _round_in_turn(block, scale, zero, bits, spread[start:start + size, start:start + size])
-            left[:, start + size:] -= errors @ spread[start:start + size, start + size:]
-        levels[:, number], scales[:, number], zeros[:, number] = level, scale[:, 0], zero[:, 0]
-    return levels, scales, zeros
+    whole, reach = _in_whole_blocks(weight, size), REACH // size * size
+    rows = np.pad(rows, ((0, 0), (0, len(whole) - len(weight))))
+    levels, grids = [], []
+    for start in range(0, len(whole), reach):
+        some = rows[:, start:start + reach]
+        found, fitted = round_in_turn(whole[start:start + reach], size, lambda block: BlockGrid.fitted(block, bits),
+                                      some.T @ some)
+        levels.append(found)
+        grids += fitted
+    return Blocks.of(np.concatenate(levels), grids)
 
 
-def _inverse_factor(moments: np.ndarray) -> np.ndarray:
-    """Upper Cholesky factor of the inverse of the damped second moments."""
-    damped = moments.astype(np.float64) + DAMPING * np.mean(np.diag(moments)) * np.eye(len(moments))
-    return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+def write_blocks(blocks: Blocks, path: Path) -> None:
+    np.savez(path, levels=blocks.levels, scales=blocks.scales, zeros=blocks.zeros)
 
 
-def _fit_grid(block: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """(out, size) → scale and zero point (out, 1) with the least squared error over the shares of the range tried."""
-    best = None
-    for clip in CLIPS:
-        low = np.minimum(block.min(1, keepdims=True), 0) * clip
-        high = np.maximum(block.max(1, keepdims=True), 0) * clip
-        scale = np.maximum((high - low) / (2**bits - 1), 6e-8).astype(np.float16).astype(np.float32)  # as it is stored
-        zero = np.clip(np.round(-low / scale), 0, 2**bits - 1)
-        error = (((_round(block, scale, zero, bits) - zero) * scale - block) ** 2).sum(1, keepdims=True)
-        if best is None:
-            best = scale, zero, error
-        better = error < best[2]
-        best = tuple(np.where(better, new, old) for new, old in zip((scale, zero, error), best, strict=True))
-    return best[0], best[1]
+def read_blocks(path: Path) -> Blocks:
+    """What write_blocks has written."""
+    with np.load(path, allow_pickle=False) as stored:
+        return Blocks(**stored)
 
 
-def _round(weights: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int) -> np.ndarray:
-    return np.clip(np.round(weights / scale) + zero, 0, 2**bits - 1)
-
-
-def _round_in_turn(block: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int, spread: np.ndarray
-                   ) -> tuple[np.ndarray, np.ndarray]:
-    """Levels of a block, each input's error handed on to the next ones; and the errors, for those after the block."""
-    left, levels, errors = block.copy(), np.empty_like(block), np.empty_like(block)
-    for column in range(block.shape[1]):
-        level = _round(left[:, column:column + 1], scale, zero, bits)
-        error = (left[:, column:column + 1] - (level - zero) * scale) / spread[column, column]
-        left[:, column:] -= error * spread[column, column:]
-        levels[:, column:column + 1], errors[:, column:column + 1] = level, error
-    return levels, errors
-
-
-def quantize_matmuls(model: onnx.ModelProto, bits_of: dict[str, int],
-                     moments: dict[str, np.ndarray] | None = None) -> None:
-    """Replace each MatMul by an initializer named in `bits_of` (name → 4 or 8) with MatMulNBits, in place.
-
-    moments  initializer → second moments of its inputs, see quantize_blocks
-    """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    added: list[onnx.TensorProto] = []
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in bits_of:
-            nodes.append(node)
-            continue
-        name = node.input[1]
-        bits = bits_of[name]
-        weight = numpy_helper.to_array(weights[name])
-        levels, scales, zeros = quantize_blocks(weight, bits, (moments or {}).get(name))
-        added += [numpy_helper.from_array(packed(levels, bits), f"{name}.levels"),
-                  numpy_helper.from_array(scales.astype(np.float16), f"{name}.scales16"),
-                  numpy_helper.from_array(packed(zeros, bits), f"{name}.zeros")]
-        nodes += matmul_in_blocks(node, name, weight.shape, bits, BLOCK)
-    replace_nodes(model, nodes, added, set(bits_of))
-    allow_matmul_in_blocks(model)
+def _in_whole_blocks(weight: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(weight.astype(np.float32), ((0, -len(weight) % size), (0, 0)))
 
 
 def matmul_in_blocks(node: onnx.NodeProto, name: str, shape: tuple[int, int], bits: int, size: int
@@ -121,27 +130,10 @@ def matmul_in_blocks(node: onnx.NodeProto, name: str, shape: tuple[int, int], bi
                              block_size=size, accuracy_level=INT8_ACTIVATIONS)]
 
 
-def allow_matmul_in_blocks(model: onnx.ModelProto) -> None:
+def allow_operators_of_onnxruntime(model: onnx.ModelProto) -> None:
     """Name the operators of ONNX Runtime among those that the graph uses."""
     if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-
-
-def read_matmuls(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Weights of all MatMulNBits nodes of a graph, by the names that they had as initializers: (in, out) float32."""
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    weights = {}
-    for node in model.graph.node:
-        if node.op_type != "MatMulNBits":
-            continue
-        name = node.input[1].removesuffix(".levels")
-        bits, inputs, outputs = (next(a.i for a in node.attribute if a.name == key) for key in ("bits", "K", "N"))
-        levels, zeros = (_unpacked(numpy_helper.to_array(stored[f"{name}.{part}"]), bits)
-                         for part in ("levels", "zeros"))
-        scales = numpy_helper.to_array(stored[f"{name}.scales16"]).astype(np.float32)
-        shifted = levels.astype(np.float32) - zeros[:, :levels.shape[1], None]
-        weights[name] = (shifted * scales[..., None]).reshape(outputs, inputs).T
-    return weights
 
 
 def store_in_few_bits(model: onnx.ModelProto, least: int = 1024) -> None:
@@ -169,30 +161,54 @@ def store_in_few_bits(model: onnx.ModelProto, least: int = 1024) -> None:
 
 
 def embedding_graph(table: np.ndarray, knots: np.ndarray) -> onnx.ModelProto:
-    """ids (B, S), knots (B, S, K) → embeddings (B, S, width): a row of the int8 table, plus the mixture of knots.
+    """ids (B, S), knots (B, S, K) → embeddings (B, S, width): a row of the table, plus the mixture of knots.
 
-    table  (tokens, width) float32, stored in int8 with one fp16 scale a row
+    table  (tokens, width) float32, stored in 6 bits with one fp16 scale a row; the rows that are looked up are widened
     knots  (K, width) float32
     """
-    scales = np.maximum(np.abs(table).max(1, keepdims=True) / 127, 6e-8).astype(np.float16)  # 6e-8: fp16's smallest
-    levels = np.clip(np.round(table / scales.astype(np.float32)), -127, 127).astype(np.int8)
+    scales = np.maximum(np.abs(table).max(1, keepdims=True) / 31, 6e-8).astype(np.float16)  # 6e-8: fp16's smallest
+    codes = (np.clip(np.round(table / scales.astype(np.float32)), -31, 31) + 32).astype(np.uint8)
     width, float_type = table.shape[1], onnx.TensorProto.FLOAT
-    nodes = [helper.make_node("Gather", ["levels", "ids"], ["rows8"]),
+    nodes = [*_gathered_codes("low", 4), *_gathered_codes("high", 2),  # bits of a code
+             helper.make_node("Mul", ["high", "sixteen"], ["above"]),
+             helper.make_node("Add", ["low", "above"], ["codes"]),
+             helper.make_node("Sub", ["codes", "middle"], ["levels"]),
              helper.make_node("Gather", ["scales", "ids"], ["scales16"]),
-             helper.make_node("Cast", ["rows8"], ["rows"], to=float_type),
              helper.make_node("Cast", ["scales16"], ["row_scales"], to=float_type),
-             helper.make_node("Mul", ["rows", "row_scales"], ["token_rows"]),
+             helper.make_node("Mul", ["levels", "row_scales"], ["token_rows"]),
              helper.make_node("MatMul", ["knots", "knot_rows"], ["mixture"]),
              helper.make_node("Add", ["token_rows", "mixture"], ["embeddings"])]
     shape = ["batch", "length"]
+    constants = {"low.stored": _in_bytes(codes & 15, 4), "high.stored": _in_bytes(codes >> 4, 2), "scales": scales,
+                 "knot_rows": knots.astype(np.float32), "sixteen": np.float32(16), "middle": np.float32(32),
+                 **{f"{bits}.{name}": np.uint8(value) for bits in (4, 2)
+                    for name, value in (("mask", 2**bits - 1), *((f"shift{by}", by) for by in range(0, 8, bits)))}}
     graph = helper.make_graph(
         nodes, "embed",
         [helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, shape),
          helper.make_tensor_value_info("knots", float_type, [*shape, len(knots)])],
         [helper.make_tensor_value_info("embeddings", float_type, [*shape, width])],
-        [numpy_helper.from_array(levels, "levels"), numpy_helper.from_array(scales, "scales"),
-         numpy_helper.from_array(knots.astype(np.float32), "knot_rows")])
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def _in_bytes(values: np.ndarray, bits: int) -> np.ndarray:
+    """(rows, n) values of 4 or 2 bits → (rows, n · bits / 8): the first run of a row in the lowest bits of its bytes,
+    the next run above them."""
+    runs = np.split(values, 8 // bits, axis=1)
+    return np.bitwise_or.reduce([run << (place * bits) for place, run in enumerate(runs)]).astype(np.uint8)
+
+
+def _gathered_codes(name: str, bits: int) -> list[onnx.NodeProto]:
+    """The rows `ids` of what _in_bytes has stored as `name`.stored, as float32."""
+    shifts = range(0, 8, bits)
+    nodes = [helper.make_node("Gather", [f"{name}.stored", "ids"], [f"{name}.bytes"])]
+    for shift in shifts:
+        nodes += [helper.make_node("BitShift", [f"{name}.bytes", f"{bits}.shift{shift}"], [f"{name}.shifted{shift}"],
+                                   direction="RIGHT"),
+                  helper.make_node("BitwiseAnd", [f"{name}.shifted{shift}", f"{bits}.mask"], [f"{name}.run{shift}"])]
+    return [*nodes, helper.make_node("Concat", [f"{name}.run{shift}" for shift in shifts], [f"{name}.whole"], axis=-1),
+            helper.make_node("Cast", [f"{name}.whole"], [name], to=onnx.TensorProto.FLOAT)]
 
 
 def save_split(model: onnx.ModelProto, path: Path) -> list[Path]:
@@ -200,6 +216,8 @@ def save_split(model: onnx.ModelProto, path: Path) -> list[Path]:
     forget_source(model)
     parts: list[bytearray] = []
     for tensor in model.graph.initializer:
+        if tensor.external_data:  # its file is another's
+            continue
         values = numpy_helper.to_array(tensor)
         if values.nbytes < 1024:
             continue
@@ -242,13 +260,6 @@ def packed(levels: np.ndarray, bits: int) -> np.ndarray:
     if levels.shape[-1] % 2:
         levels = np.concatenate([levels, np.zeros((*levels.shape[:-1], 1), np.uint8)], -1)
     return levels[..., ::2] | levels[..., 1::2] << 4
-
-
-def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
-    """The inverse of `packed`; what padded an odd row stays."""
-    if bits == 8:
-        return packed
-    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
 
 
 def replace_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto], added: list[onnx.TensorProto],

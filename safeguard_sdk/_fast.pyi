@@ -98,3 +98,16 @@ class AnswerAutomaton:
 
     def fields(self) -> tuple[str, str, str] | None:
         """(label, category, rationale) as the model wrote them, "" for what is not there; None unless complete."""
+
+# Weights: behind safeguard_sdk.engine.narrow.
+
+def widen(nibbles: np.ndarray, planes: np.ndarray, factors: np.ndarray, threads: int) -> np.ndarray:
+    """A weight in 4 to 6 bits, see cpp_ext/widening.hpp, as (inputs, outputs) uint8 levels around 128.
+
+    nibbles  (inputs, outputs / 2) uint8
+    planes   (bits - 4, inputs, outputs / 8) uint8
+    factors  (inputs / 32, outputs) uint8
+    threads  that widen it; the GIL is released meanwhile
+    raises   ValueError for shapes that do not fit, TypeError for another type; RuntimeError where no thread can be
+             started
+    """

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "manifest.json"
 EMBEDDED = Path(__file__).parent / "nano"
-GRAPH_SUFFIXES = (".onnx", ".bin", ".data", ".npy")  # graphs name others, which the runtime opens: none goes unverified
+# Of graphs and of what an engine opens for them: no such file goes unverified.
+GRAPH_SUFFIXES = (".onnx", ".bin", ".data", ".npy", ".npz")
 ARCHITECTURES = ("tags", "qwen-vl")  # how a picture reaches the language model: as words, as tokens; see engine/
 
 

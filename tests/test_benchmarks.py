@@ -19,8 +19,9 @@ from benchmarks.run import app
 from benchmarks.speed import peers, startup
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.single_stream import STAGES
-from benchmarks.speed.systems import find_bundles
+from benchmarks.speed.systems import find_bundles, open_systems
 from safeguard_sdk import Bundle, Policy
+from safeguard_sdk.errors import EngineError
 
 ROOT = Path(__file__).parents[1]
 
@@ -197,6 +198,15 @@ def test_an_engine_that_this_machine_lacks_is_refused_and_never_another_one_in_i
     result = run("--images", folder, "--engine", "onnx-cuda", "--out", tmp_path)
     assert result.exit_code == 2
     assert "engine onnx-cuda: CUDAExecutionProvider is not in the ONNX Runtime" in result.stderr
+
+
+def test_a_bundle_that_does_not_run_on_an_engine_is_listed_with_the_reason_while_others_are_measured():
+    nano, policy = Bundle.embedded(), Policy.packaged("L1")  # nano runs on CPUs alone
+    systems, refused = open_systems([nano], ["onnx-cpu", "onnx-cuda"], policy, threads=1)
+    assert [system.name for system in systems] == ["nano, onnx-cpu"]
+    assert list(refused) == ["nano, onnx-cuda"] and "cpu" in refused["nano, onnx-cuda"]
+    with pytest.raises(EngineError):
+        open_systems([nano], ["onnx-cuda"], policy, threads=1)
 
 
 def test_a_photo_that_cannot_be_decoded_is_named_before_anything_is_measured(tmp_path):

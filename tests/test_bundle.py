@@ -93,7 +93,7 @@ def test_a_file_that_may_not_be_read(folder):
     assert "vision.onnx: Permission denied" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["decoder.onnx", "vision-1.bin", "vision.onnx.data"])
+@pytest.mark.parametrize("name", ["decoder.onnx", "vision-1.bin", "vision.onnx.data", "decoder-0.npz"])
 def test_a_graph_or_weights_that_the_manifest_does_not_name(folder, name):
     (folder / name).write_bytes(b"from elsewhere")
     assert f"{name}: not named in the manifest" in refusal(folder)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_qwen import load_model, write_checkpoint
 
 from export.failures import ExportError
+from export.quantize import quantize_blocks, write_blocks
 from export.qwen.store import Source, store
 from export.qwen.weights import Weights, canonical
 from safeguard_sdk.engine import grids
@@ -119,6 +120,18 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 INPUTS, OUTPUTS = 70, 48  # inputs that no block divides
 
 
+def graph_of_product() -> onnx.ModelProto:
+    """x @ layer.weight, without the weight."""
+    tensor = onnx.TensorProto(name="layer.weight", data_type=1, dims=(INPUTS, OUTPUTS),
+                              data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "layer.weight"], ["y"])], "product",
+        [helper.make_tensor_value_info("x", 1, ["batch", "rows", INPUTS])],
+        [helper.make_tensor_value_info("y", 1, ["batch", "rows", OUTPUTS])], [tensor])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
 @pytest.fixture(scope="module")
 def product(tmp_path_factory):
     """product(scheme) → the graph of x @ weight in that scheme; and the weight, of which one output is all zero."""
@@ -128,15 +141,7 @@ def product(tmp_path_factory):
     save_file({"layer.weight": weight}, folder / "model.safetensors")
 
     def make(scheme: str) -> Graph:
-        tensor = onnx.TensorProto(name="layer.weight", data_type=1, dims=(INPUTS, OUTPUTS),
-                                  data_location=onnx.TensorProto.EXTERNAL)
-        tensor.external_data.add(key="location", value="")
-        graph = helper.make_graph(
-            [helper.make_node("MatMul", ["x", "layer.weight"], ["y"])], "product",
-            [helper.make_tensor_value_info("x", 1, ["batch", "rows", INPUTS])],
-            [helper.make_tensor_value_info("y", 1, ["batch", "rows", OUTPUTS])], [tensor])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        store(model, Source(Weights(folder), ""), folder / f"{scheme}.onnx", scheme)
+        store(graph_of_product(), Source(Weights(folder), ""), folder / f"{scheme}.onnx", scheme)
         return Graph(folder / f"{scheme}.onnx", "cpu", 1)
 
     return make, weight.numpy().T
@@ -207,6 +212,18 @@ def test_positions_in_the_text_are_those_of_transformers(checkpoint, grid):
     found = grids.token_positions(grid, before, after)
     np.testing.assert_array_equal(np.concatenate([np.broadcast_to(np.arange(before), (3, before)), found], 1),
                                   expected[:, 0])
+
+
+def test_the_graph_multiplies_with_the_weights_that_were_rounded_in_turn(tmp_path):
+    weight = torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(1))
+    save_file({"layer.weight": weight}, tmp_path / "model.safetensors")
+    other = quantize_blocks(weight.numpy().T + 1, 4, 32)  # told apart from what the checkpoint holds
+    write_blocks(other, tmp_path / "rounded.npz")
+    model = graph_of_product()
+    store(model, Source(Weights(tmp_path), "", rounded={"layer.weight": tmp_path / "rounded.npz"}),
+          tmp_path / "product.onnx", "w4a16")
+    (found,) = Graph(tmp_path / "product.onnx", "cpu", 1).run({"x": np.eye(INPUTS, dtype=np.float32)[None]}, ["y"])
+    np.testing.assert_allclose(found[0], other.weight[:INPUTS], rtol=0, atol=0.05)
 
 
 def test_a_layer_with_values_far_beyond_the_others_is_kept_in_blocks(checkpoint, photos, tmp_path):

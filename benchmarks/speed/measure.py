@@ -50,7 +50,7 @@ def measure(plan: Plan, say: Callable[[str], object]) -> dict:
     engines, absent = choose_engines(plan.engines)
     readers, silent = open_readers()
     try:
-        systems = open_systems(plan.bundles, engines, plan.policy, plan.threads)
+        systems, refused = open_systems(plan.bundles, engines, plan.policy, plan.threads)
         task = Task(plan.policy.canonical_text, plan.threads, max(plan.batches))
         peers, missing = open_peers(task, plan.peer_models, plan.files) if plan.peers else ([], {})
         cost = overhead_us()
@@ -76,7 +76,7 @@ def measure(plan: Plan, say: Callable[[str], object]) -> dict:
                      "photos": describe(plan.files)},
         "harness": {"overhead_us_per_check": round(cost, 2)},
         "systems": measured, "side_by_side": together, "quality": judged,
-        "not_measured": {**{f"engine {name}": why for name, why in absent.items()},
+        "not_measured": {**{f"engine {name}": why for name, why in absent.items()}, **refused,
                          **{f"power by {name}": why for name, why in silent.items()},
                          **{f"peer {name}": why for name, why in missing.items()}},
     }

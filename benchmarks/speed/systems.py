@@ -9,6 +9,7 @@ from benchmarks.errors import BenchmarkError
 from safeguard_sdk import Bundle, Guard, Policy
 from safeguard_sdk.bundle import EMBEDDED, MANIFEST
 from safeguard_sdk.engine.session import PROVIDERS
+from safeguard_sdk.errors import EngineError
 
 ENGINES = {"onnx-cpu": "cpu", "onnx-cuda": "cuda", "onnx-tensorrt": "tensorrt"}  # to the provider of a Guard
 BUNDLES = Path(__file__).parents[2] / "bundles"  # where exports of this clone usually lie
@@ -39,17 +40,28 @@ def find_bundles(folder: Path = BUNDLES) -> list[Path]:
     return [EMBEDDED, *sorted(manifest.parent for manifest in folder.glob(f"*/{MANIFEST}"))]
 
 
-def open_systems(bundles: list[Bundle], engines: list[str], policy: Policy, threads: int) -> list[System]:
-    """Every bundle on every engine. Raises EngineError, or PolicyError if a bundle cannot read a rule."""
+def open_systems(bundles: list[Bundle], engines: list[str], policy: Policy, threads: int
+                 ) -> tuple[list[System], dict[str, str]]:
+    """Every bundle on every engine; and of those that do not run there, why not.
+
+    raises  EngineError if none runs, PolicyError if a bundle cannot read a rule
+    """
     systems: dict[str, System] = {}
+    refused: dict[str, EngineError] = {}
     for bundle in bundles:
         for engine in engines:
             name = f"{bundle.name}, {engine}"
             count = 1 + sum(one.bundle.name == bundle.name and one.engine == engine for one in systems.values())
             name += f" ({count})" if count > 1 else ""
-            systems[name] = System(name, bundle, engine, Guard(policy, bundle, provider=ENGINES[engine],
-                                                               threads=threads))
-    return list(systems.values())
+            try:
+                guard = Guard(policy, bundle, provider=ENGINES[engine], threads=threads)
+            except EngineError as error:
+                refused[name] = error
+            else:
+                systems[name] = System(name, bundle, engine, guard)
+    if not systems:
+        raise next(iter(refused.values()))
+    return list(systems.values()), {name: str(error) for name, error in refused.items()}
 
 
 def choose_engines(asked: list[str]) -> tuple[list[str], dict[str, str]]:

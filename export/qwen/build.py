@@ -11,7 +11,10 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +22,13 @@ import onnx
 from numpy.lib.format import open_memmap
 from onnx import helper
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
 from export.folder import listed, write_manifest
 from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, require
 from export.parity import QUESTIONS, Question, Report, ask, draw_questions, pixels_of
-from export.qwen import chat, sensitivity
+from export.qwen import chat, rounding, sensitivity
 from export.qwen.card import model_card
 from export.qwen.decoder import axes
 from export.qwen.reference import Reference
@@ -46,7 +49,7 @@ MAX_POLICY_TOKENS = 4096
 MAX_IMAGE_TOKENS = 1280  # the default of the processor's class; checkpoint files allow 16384, minutes on a CPU
 LINEAR = {"fp32": "fp32", "fp16": "fp16 weights, fp32 arithmetic", "w8a8": "int8 per output; activations int8 per row",
           "w8a16": "8 bits in blocks of 128",
-          "w4a16": "4 bits in blocks of 32; keys, values and vision 8 bits in blocks of 128"}
+          "w4a16": "4 bits in blocks of 32 (GPTQ); keys, values and vision 8 bits in blocks of 128"}
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,17 @@ class Checkpoint:
 
 def export_qwen(order: Order) -> dict:
     """Write the bundle and return its manifest. Raises ExportError or ParityError, and leaves `out` as it was then."""
-    questions = draw_questions(order.gate_data, order.questions)  # fails before the hours, not after
+    drawn = draw_questions(order.gate_data, order.questions + rounding.QUESTIONS)  # fails before the hours, not after
+    questions, others = drawn[:-rounding.QUESTIONS], drawn[-rounding.QUESTIONS:]  # a single photo gives more than 16
     checkpoint = Checkpoint.open(order)
     building = order.out.with_name(order.out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
         kept = _sensitive(checkpoint, questions) if order.scheme == "w8a8" else frozenset()
-        files = write_files(checkpoint, building, order.scheme, order.text, kept)
+        rounded = _rounded(checkpoint, others, building / "rounded") if order.scheme == "w4a16" else {}
+        files = write_files(checkpoint, building, order.scheme, order.text, kept, rounded)
+        shutil.rmtree(building / "rounded", ignore_errors=True)
         manifest = _manifest(checkpoint, order, files, kept)
         write_manifest(building, manifest)
         report = gate(Bundle.open(building), checkpoint, questions)
@@ -134,26 +140,23 @@ def gate(bundle: Bundle, checkpoint: Checkpoint, questions: list[Question]) -> R
     return Report.of(questions, pairs[:, 1] - pairs[:, 0], found, bundle.calibration)
 
 
-def write_files(checkpoint: Checkpoint, folder: Path, scheme: str, text: bool, kept: frozenset[str] = frozenset()
-                ) -> list[Path]:
-    """Graphs, embeddings and tokenizer. kept: weights that w8a8 stores as w8a16, by their names in the checkpoint."""
+def write_files(checkpoint: Checkpoint, folder: Path, scheme: str, text: bool, kept: frozenset[str] = frozenset(),
+                rounded: dict[str, Path] | None = None) -> list[Path]:
+    """Graphs, embeddings and tokenizer.
+
+    kept     weights that w8a8 stores as w8a16, by their names in the checkpoint
+    rounded  what rounding.py has made of weights that w4a16 stores in 4 bits
+    """
     shape, weights = checkpoint.shape, checkpoint.weights
     graphs = [("vision", vision_graph(shape), _vision_source(checkpoint)),
-              ("decoder", decoder_graph(shape), _decoder_source(checkpoint))]
+              ("decoder", decoder_graph(shape), replace(_decoder_source(checkpoint), rounded=rounded or {}))]
     if text:
         graphs.append(("lm_head", _head_graph(checkpoint), Source(weights, "", named={"head.weight": checkpoint.head})))
     table = weights.shape("embed_tokens.weight")
     total = sum(int(np.prod(tensor.dims)) for _, graph, _ in graphs for tensor in graph.graph.initializer)
     files = [folder / "tokenizer.json"]
     files[0].write_text(checkpoint.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
-    columns = TextColumn("{task.description:10}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), \
-        TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("embeddings", total=total + table[0] * table[1])
-
-        def advance(values: int) -> None:
-            bar.advance(task, values)
-
+    with _progress("embeddings", total + table[0] * table[1]) as (bar, task, advance):
         files.append(_write_embeddings(weights, folder / "embeddings.npy", scheme, advance))
         for name, graph, source in graphs:
             bar.update(task, description=name)
@@ -162,6 +165,25 @@ def write_files(checkpoint: Checkpoint, folder: Path, scheme: str, text: bool, k
             files += store(graph, source, folder / f"{name}.onnx", own, vision=name == "vision", sensitive=kept,
                            advance=advance)
     return files
+
+
+@contextmanager
+def _progress(description: str, total: int) -> Iterator[tuple[Progress, TaskID, Callable[[int], None]]]:
+    """A bar over so many values, its task, and what moves it."""
+    columns = TextColumn("{task.description:10}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), \
+        TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total)
+        yield bar, task, partial(bar.advance, task)
+
+
+def _rounded(checkpoint: Checkpoint, questions: list[Question], folder: Path) -> dict[str, Path]:
+    folder.mkdir()
+    pixels = pixels_of(questions, checkpoint.geometry)
+    reference = checkpoint.reference()
+    with _progress("rounding", rounding.weights_of(reference)) as (_, _, advance):
+        return rounding.round_layers(reference, [checkpoint.style.prefix(question.text) for question in questions],
+                                     [pixels[question.photo] for question in questions], folder, advance)
 
 
 def _sensitive(checkpoint: Checkpoint, questions: list[Question]) -> frozenset[str]:
@@ -229,7 +251,8 @@ def _manifest(checkpoint: Checkpoint, order: Order, files: list[Path], kept: fro
         "quantization": {"scheme": order.scheme, "linear": LINEAR[order.scheme],
                          "embeddings": "fp32" if order.scheme == "fp32" else "fp16",
                          "vision": LINEAR["w8a16" if order.scheme == "w4a16" else order.scheme],
-                         "kept_in_blocks": sorted(kept)},
+                         "kept_in_blocks": sorted(kept),
+                         "rounded_on": rounding.QUESTIONS if order.scheme == "w4a16" else 0},
         "calibration": asdict(Calibration(1.0, 0.0)) | {"data": "none: scores are the model's own probabilities"},
         "checkpoint": {path.name: file_sha256(path) for path in sorted(weights.folder.glob("*.safetensors"))},
         "files": listed(files),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from export.qwen.layers import MASKED, GatedFeedForward, Linear, RmsNorm, rotate
+from export.layers import MASKED, GatedFeedForward, Linear, RmsNorm, rotate
 from export.qwen.shapes import DecoderShape
 from export.qwen.vision import inverse_frequencies
 

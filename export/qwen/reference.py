@@ -39,6 +39,7 @@ class Reference:
                  verdict: tuple[int, int], head: str) -> None:
         config = AutoConfig.from_pretrained(weights.folder, local_files_only=True)
         self.tokenizer, self.turns, self.style, self.image_token = tokenizer, turns, style, config.image_token_id
+        self.real = torch.zeros(0, 0, dtype=torch.bool)  # positions of the batch at hand that no padding fills
         self.verdict = torch.cat([weights.rows(head, row, row + 1) for row in verdict])
         with torch.device("meta"):
             self.model = AutoModel.from_config(config, dtype=torch.float32).eval()
@@ -51,10 +52,11 @@ class Reference:
                 module.register_forward_pre_hook(_read(weights, canonical(name)))
                 module.register_forward_hook(_forget)
 
-    def logits(self, texts: Sequence[str], images: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> np.ndarray:
-        """(n, 2) logits of safe and unsafe of image i under the policy of text i."""
-        rows = [self._logits(texts[start:start + BATCH], images[start:start + BATCH])
-                for start in range(0, len(texts), BATCH)]
+    def logits(self, texts: Sequence[str], images: Sequence[tuple[np.ndarray, tuple[int, int, int]]],
+               together: int = BATCH) -> np.ndarray:
+        """(n, 2) logits of safe and unsafe of image i under the policy of text i. together: questions of a batch"""
+        rows = [self._logits(texts[start:start + together], images[start:start + together])
+                for start in range(0, len(texts), together)]
         return np.concatenate(rows)
 
     def input_ids(self, text: str, grid: tuple[int, int, int], merge: int) -> list[int]:
@@ -71,6 +73,7 @@ class Reference:
         ids, mask = (torch.zeros(len(prompts), length, dtype=torch.long) for _ in range(2))
         for row, prompt in enumerate(prompts):
             ids[row, length - len(prompt):], mask[row, length - len(prompt):] = torch.tensor(prompt), 1
+        self.real = mask.bool()
         with torch.inference_mode():
             states = self.model(
                 input_ids=ids, attention_mask=mask, mm_token_type_ids=(ids == self.image_token).int() * mask,

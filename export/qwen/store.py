@@ -5,7 +5,8 @@ fp32     float32                                                                
 fp16     float16, computed in float32 (Qwen2.5-VL overflows float16)                float16 where large
 w8a8     int8, a scale for every output; activations int8, a scale for every row    as fp16
 w8a16    MatMulNBits, 8 bits in blocks of 128                                       as fp16
-w4a16    MatMulNBits, 4 bits in blocks of 32; keys, values and vision as w8a16      as fp16
+w4a16    MatMulNBits, 4 bits in blocks of 32, rounded in turn (rounding.py); keys,  as fp16
+         values and vision as w8a16
 
 A scale is never shared between rows, so no image's result depends on its neighbours in a batch.
 """
@@ -23,11 +24,13 @@ from onnx.external_data_helper import set_external_data
 
 from export.failures import ExportError
 from export.quantize import (
-    allow_matmul_in_blocks,
+    Blocks,
+    allow_operators_of_onnxruntime,
     forget_source,
     matmul_in_blocks,
     packed,
     quantize_blocks,
+    read_blocks,
     replace_nodes,
 )
 from export.qwen.weights import Weights
@@ -49,6 +52,7 @@ class Source:
     prefix: str                                                       # of the checkpoint's names: "visual." or ""
     computed: dict[str, np.ndarray] = field(default_factory=dict)     # those that are in no checkpoint
     named: dict[str, str] = field(default_factory=dict)               # names that differ in the checkpoint
+    rounded: dict[str, Path] = field(default_factory=dict)            # weights in 4 bits already, see rounding.py
 
     def linear(self, name: str, start: int, stop: int) -> np.ndarray:
         """Outputs `start` to `stop` of a linear layer: (outputs, inputs) float32."""
@@ -109,7 +113,7 @@ def store(model: onnx.ModelProto, source: Source, path: Path, scheme: str, *, vi
         nodes, initializers = _stored(model.graph, source, blob, scheme, vision, sensitive, advance)
     replace_nodes(model, nodes, initializers, {tensor.name for tensor in model.graph.initializer})
     if any(node.domain == "com.microsoft" for node in nodes):
-        allow_matmul_in_blocks(model)
+        allow_operators_of_onnxruntime(model)
     path.write_bytes(model.SerializeToString())
     return [path, blob.path]
 
@@ -127,7 +131,7 @@ def _stored(graph: onnx.GraphProto, source: Source, blob: Blob, scheme: str, vis
             continue
         inputs, outputs = shapes.pop(name)
         chunks = _chunks(name, source, inputs, outputs)
-        kind = _kind(name, "w8a16" if scheme == "w8a8" and source.stored(name) in sensitive else scheme, vision)
+        kind = kind_of(name, "w8a16" if scheme == "w8a8" and source.stored(name) in sensitive else scheme, vision)
         if kind in ("fp32", "fp16"):
             _store_float(blob, name, chunks, (inputs, outputs), kind, initializers, casts)
             nodes.append(node)
@@ -135,8 +139,9 @@ def _stored(graph: onnx.GraphProto, source: Source, blob: Blob, scheme: str, vis
             initializers += _store_channels(blob, name, chunks, (inputs, outputs))
             nodes += _by_rows(node, name, quantised_inputs, initializers)
         else:
-            initializers += _store_blocks(blob, name, chunks, int(kind))
-            nodes += matmul_in_blocks(node, name, (inputs, outputs), int(kind), BLOCKS[int(kind)])
+            bits = int(kind)
+            initializers += _store_blocks(blob, name, _in_blocks(source, name, chunks, bits), bits)
+            nodes += matmul_in_blocks(node, name, (inputs, outputs), bits, BLOCKS[bits])
         advance(inputs * outputs)
     for name, shape in shapes.items():
         values = source.other(name)
@@ -149,7 +154,7 @@ def _stored(graph: onnx.GraphProto, source: Source, blob: Blob, scheme: str, vis
     return casts + nodes, initializers
 
 
-def _kind(name: str, scheme: str, vision: bool) -> str:
+def kind_of(name: str, scheme: str, vision: bool) -> str:
     """How a linear layer is stored: fp32, fp16, w8a8, or the bits of its blocks."""
     if scheme in ("fp32", "fp16"):
         return scheme
@@ -194,18 +199,19 @@ def _half(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _store_channels(blob: Blob, name: str, chunks, shape: tuple[int, int]) -> list[TensorProto]:
-    """int8 (inputs, outputs), and a scale for every output: weight ≈ levels · scale."""
-    levels, scales = np.empty(shape, np.int8), np.empty(shape[1], np.float32)
+    """uint8 (inputs, outputs), and a scale for every output: weight ≈ (levels - 128) · scale. Not int8: products of
+    uint8 and int8 overflow the 16 bits in which CPUs without VNNI add them in pairs."""
+    levels, scales = np.empty(shape, np.uint8), np.empty(shape[1], np.float32)
     for start, rows in chunks:
         scale = np.maximum(np.abs(rows).max(1) / 127, 1e-12)
-        levels[:, start:start + len(rows)] = np.round(rows / scale[:, None]).astype(np.int8).T
+        levels[:, start:start + len(rows)] = (np.round(rows / scale[:, None]) + 128).astype(np.uint8).T
         scales[start:start + len(rows)] = scale
     return [blob.add(f"{name}.levels", levels), blob.add(f"{name}.scales", scales)]
 
 
 def _by_rows(node: onnx.NodeProto, name: str, quantised: dict[str, tuple[str, str]],
              initializers: list[TensorProto]) -> list[onnx.NodeProto]:
-    """x @ weight in int8: x ≈ (levels - 128) · scale with one scale for each row; layers with one input share it."""
+    """x @ weight in 8 bits: x ≈ (levels - 128) · scale with one scale for each row; layers with one input share it."""
     nodes, x, result = [], node.input[0], node.output[0]
     if not quantised:
         initializers += [numpy_helper.from_array(np.array(value, kind), f"rows.{key}") for key, value, kind in (
@@ -223,15 +229,22 @@ def _by_rows(node: onnx.NodeProto, name: str, quantised: dict[str, tuple[str, st
                   helper.make_node("Cast", [part["up"]], [part["levels"]], to=TensorProto.UINT8)]
         quantised[x] = part["levels"], part["scale"]
     levels, scale = quantised[x]
-    return [*nodes, helper.make_node("MatMulInteger", [levels, f"{name}.levels", "rows.zero"], [f"{result}.whole"]),
+    return [*nodes, helper.make_node("MatMulInteger", [levels, f"{name}.levels", "rows.zero", "rows.zero"],
+                                     [f"{result}.whole"]),
             helper.make_node("Cast", [f"{result}.whole"], [f"{result}.float"], to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"{result}.float", f"{name}.scales"], [f"{result}.scaled"]),
             helper.make_node("Mul", [f"{result}.scaled", scale], [result])]
 
 
-def _store_blocks(blob: Blob, name: str, chunks, bits: int) -> list[TensorProto]:
-    """See quantize.quantize_blocks; scales are stored in float16."""
-    parts = [quantize_blocks(rows.T, bits, size=BLOCKS[bits]) for _, rows in chunks]
-    levels, scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return [blob.add(f"{name}.levels", packed(levels, bits)),
-            blob.add(f"{name}.scales16", scales.astype(np.float16)), blob.add(f"{name}.zeros", packed(zeros, bits))]
+def _in_blocks(source: Source, name: str, chunks, bits: int) -> Blocks:
+    if name in source.rounded:
+        return read_blocks(source.rounded[name])
+    parts = [quantize_blocks(rows.T, bits, BLOCKS[bits]) for _, rows in chunks]
+    return Blocks(*(np.concatenate([getattr(part, key) for part in parts]) for key in ("levels", "scales", "zeros")))
+
+
+def _store_blocks(blob: Blob, name: str, blocks: Blocks, bits: int) -> list[TensorProto]:
+    """Scales in float16."""
+    return [blob.add(f"{name}.levels", packed(blocks.levels, bits)),
+            blob.add(f"{name}.scales16", blocks.scales.astype(np.float16)),
+            blob.add(f"{name}.zeros", packed(blocks.zeros, bits))]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from export.qwen.layers import GatedFeedForward, Linear, RmsNorm, rotate
+from export.layers import GatedFeedForward, Linear, RmsNorm, rotate
 from export.qwen.shapes import QwenShape, VisionShape
 
 EPSILON = 1e-6  # of every norm of the three towers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from safeguard_sdk.engine.narrow import narrow_files, widened
 from safeguard_sdk.errors import EngineError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -65,6 +67,12 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
     options.log_severity_level = 3
     # A check runs several graphs in turn, each on threads of its own; those of one must not spin while the next works.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if provider != "cpu" and narrow_files(path):
+        raise EngineError(f"{path}: multiplies whole numbers as only the provider cpu does, not {provider}; "
+                          "ask for cpu, or for a bundle exported from a Qwen-VL checkpoint")
+    levels = widened(path, threads or os.cpu_count() or 1)
+    options.add_external_initializers(list(levels), [onnxruntime.OrtValue.ortvalue_from_numpy(array)
+                                                     for array in levels.values()])
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class

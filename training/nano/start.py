@@ -1,27 +1,32 @@
 """Where a run of training starts: at SmolLM2, or at the reader of a bundle, out of its few bits.
 
-A bundle holds linear layers in 4 and 8 bits; training goes on from these values with fresh adapters, as it would from
-any other base. What training leaves alone (embeddings, norms) is SmolLM2's own.
+A bundle holds linear layers in few bits; training goes on from these values with fresh adapters, as it would from any
+other base. The embeddings, which training leaves alone, are SmolLM2's own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from export.decoder import FEED_FORWARD, PROJECTIONS
-from export.quantize import read_matmuls
+from export.decoder import WEIGHTS
+from export.narrow import read_narrow
 from safeguard_sdk.bundle import Bundle
 from training.assets import fetch_smollm2
 from training.nano.reader import Reader, load_base, with_adapters
 from training.runs import save_whole
 
 START = "start.pt"  # in the folder of the run
+# Names of a bundle's graphs → of a LlamaModel; of the reader → of a bundle's graphs.
+NORMS = {"attention_norm.weight": "input_layernorm.weight",
+         "feed_forward_norm.weight": "post_attention_layernorm.weight"}
+HEADS = {"probability.weight": "knot_rows", "verdict.weight": "verdict.weight", "verdict.bias": "verdict.bias"}
 
 
 def start_from(bundle: Path, run: Path) -> None:
@@ -71,21 +76,29 @@ def _put(weights: dict[str, torch.Tensor], module: nn.Module) -> None:
             parameters[name].copy_(weight)
 
 
-def _linear_names(layers: int) -> dict[str, str]:
-    """Weight of the decoder graph → the same of a LlamaModel."""
-    parts = [(part, name) for part, names in (("self_attn", PROJECTIONS), ("mlp", FEED_FORWARD)) for name in names]
-    return {f"layers.{number}.weights.{name}": f"layers.{number}.{part}.{name}.weight"
-            for number in range(layers) for part, name in parts}
-
-
 def _reader_weights(bundle: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """`model`: (out, in) bfloat16 by the names of a LlamaModel; `heads`: embeddings of probability, verdict head."""
-    graph = onnx.load(bundle / "decoder.onnx")
-    plain = {tensor.name: tensor for tensor in graph.graph.initializer}
-    names = _linear_names(sum(name.endswith(".attention_norm") for name in plain))
-    linear = read_matmuls(graph)
-    knots = next(tensor for tensor in onnx.load(bundle / "embed.onnx").graph.initializer if tensor.name == "knot_rows")
-    heads = {"probability.weight": knots, "verdict.weight": plain["verdict.weight"],
-             "verdict.bias": plain["verdict.bias"]}
-    return {"model": {names[name]: torch.from_numpy(weight.T.copy()).bfloat16() for name, weight in linear.items()},
-            "heads": {name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for name, tensor in heads.items()}}
+    """`model`: linear layers (out, in) and norms in bfloat16 by the names of a LlamaModel; `heads`: embeddings of
+    probability, verdict head."""
+    graph = bundle / "decoder.onnx"
+    plain = {tensor.name: numpy_helper.to_array(tensor, str(bundle)) for tensor in
+             (*onnx.load(graph, load_external_data=False).graph.initializer,
+              *onnx.load(bundle / "embed.onnx", load_external_data=False).graph.initializer)
+             if not tensor.name.endswith(".levels")}
+    model = {}
+    for name, weight in read_narrow(graph).items():
+        layer, part = name.split(".weights.")
+        model |= {f"{layer}.{linear}.weight": rows for linear, rows in _linear_layers(part, weight.T).items()}
+    for name, norm in NORMS.items():
+        model |= {stored.replace(name, norm): values for stored, values in plain.items() if stored.endswith(name)}
+    heads = {name: plain[stored] for name, stored in HEADS.items()}
+    return {"model": {name: torch.from_numpy(values.copy()).bfloat16() for name, values in model.items()},
+            "heads": {name: torch.from_numpy(values.copy()) for name, values in heads.items()}}
+
+
+def _linear_layers(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """A weight of the graph, (out, in) → the linear layers that stand in it."""
+    part, linears = WEIGHTS[name]
+    outputs, inputs = rows.shape
+    first = inputs if name == "qkv_proj" else outputs // len(linears)  # as many queries as inputs
+    stops = np.linspace(first, outputs, len(linears)).astype(int)[:-1]
+    return {f"{part}.{linear}": some for linear, some in zip(linears, np.split(rows, stops), strict=True)}

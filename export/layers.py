@@ -1,4 +1,4 @@
-"""Layers that both graphs share, their weights stored (in, out): each is one MatMul of the exported graph.
+"""Layers that graphs share, their weights stored (in, out): each is one MatMul of the exported graph.
 
 Parameters are named as in the checkpoint, so that a weight is found by the name of its initializer.
 """

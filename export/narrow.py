@@ -17,6 +17,7 @@ from onnx.external_data_helper import set_external_data
 
 from export.gptq import round_in_turn
 from export.quantize import CLIPS, FILE_LIMIT, allow_operators_of_onnxruntime, replace_nodes
+from safeguard_sdk.engine.narrow import PARTS, narrow_files
 
 BLOCK = 32
 BITS = (4, 5, 6)
@@ -113,15 +114,15 @@ def save_narrow(weights: dict[str, Narrow], graph: Path) -> list[Path]:
 def read_narrow(graph: Path) -> dict[str, np.ndarray]:
     """Weights of a graph by the names that they had as initializers: (in, out) float32, as it multiplies with them."""
     stored: dict[str, np.ndarray] = {}
-    for path in sorted(graph.parent.glob(f"{graph.stem}-*.npz")):
+    for path in narrow_files(graph):
         with np.load(path, allow_pickle=False) as arrays:
             stored |= dict(arrays)
     scales = {tensor.name: numpy_helper.to_array(tensor, str(graph.parent))
               for tensor in onnx.load(graph, load_external_data=False).graph.initializer
               if tensor.name.endswith(".scales")}
     names = [name.removesuffix(".nibbles") for name in stored if name.endswith(".nibbles")]
-    return {name: Narrow.of_parts(*(stored[f"{name}.{part}"] for part in ("nibbles", "planes", "factors")),
-                                  scales[f"{name}.scales"]).weight for name in names}
+    return {name: Narrow.of_parts(*(stored[f"{name}.{part}"] for part in PARTS), scales[f"{name}.scales"]).weight
+            for name in names}
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Checkpoint:
 def export_qwen(order: Order) -> dict:
     """Write the bundle and return its manifest. Raises ExportError or ParityError, and leaves `out` as it was then."""
     drawn = draw_questions(order.gate_data, order.questions + rounding.QUESTIONS)  # fails before the hours, not after
-    questions, others = drawn[:-rounding.QUESTIONS], drawn[-rounding.QUESTIONS:]  # a single photo gives more than 16
+    questions, others = drawn[:-rounding.QUESTIONS], drawn[-rounding.QUESTIONS:]  # one photo alone gives more
     checkpoint = Checkpoint.open(order)
     building = order.out.with_name(order.out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)

@@ -17,7 +17,7 @@ from export.qwen.reference import Reference
 from export.qwen.store import BLOCKS, kind_of
 
 BITS = 4
-QUESTIONS = 16  # in one batch, since weights are read once for each
+QUESTIONS = 8  # in one batch, since weights are read once for each; more need more memory than the gate
 
 
 def round_layers(reference: Reference, texts: Sequence[str], images: Sequence, folder: Path,

@@ -32,8 +32,8 @@ def widened(graph: Path, threads: int) -> dict[str, np.ndarray]:
     for path in narrow_files(graph):
         try:
             with np.load(path, allow_pickle=False) as stored:
-                for name in stored.files:
-                    name, _, part = name.rpartition(".")
+                for key in stored.files:
+                    name, _, part = key.rpartition(".")
                     if part == PARTS[0]:
                         levels[f"{name}.levels"] = _fast.widen(*(stored[f"{name}.{part}"] for part in PARTS), threads)
         except (BadZipFile, KeyError, OSError, TypeError, ValueError) as error:

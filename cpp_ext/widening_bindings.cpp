@@ -22,7 +22,7 @@ void require_shape(const char* name, const Bytes& array, const std::vector<py::s
     throw py::value_error(std::string(name) + " do not fit the nibbles");
 }
 
-Bytes widen_weight(const Bytes& nibbles, const Bytes& planes, const Bytes& factors, py::ssize_t threads) {
+void widen_weight(const Bytes& nibbles, const Bytes& planes, const Bytes& factors, Bytes& out, py::ssize_t threads) {
   if (nibbles.ndim() != 2 || planes.ndim() != 3)
     throw py::value_error("nibbles must have 2 dimensions and planes 3");
   const py::ssize_t inputs = nibbles.shape(0), outputs = 2 * nibbles.shape(1), bits = 4 + planes.shape(0);
@@ -31,25 +31,24 @@ Bytes widen_weight(const Bytes& nibbles, const Bytes& planes, const Bytes& facto
                           "by a thread or more");
   require_shape("planes", planes, {bits - 4, inputs, outputs / kCodesPerByte});
   require_shape("factors", factors, {inputs / kRowsOfAFactor, outputs});
-  Bytes widened({inputs, outputs});
+  require_shape("places for levels", out, {inputs, outputs});
   const NarrowWeight weight{inputs, outputs, bits, nibbles.data(), planes.data(), factors.data()};
-  std::uint8_t* out = widened.mutable_data();
+  std::uint8_t* widened = out.mutable_data();  // throws where it is read-only
   {
     const py::gil_scoped_release released;
     const py::ssize_t blocks = inputs / kRowsOfAFactor, jobs = std::min(threads, std::max<py::ssize_t>(blocks, 1));
     run_on_threads(static_cast<std::size_t>(jobs), static_cast<std::size_t>(jobs), [&](std::size_t job) {
       const auto number = static_cast<py::ssize_t>(job);
-      widen(weight, blocks * number / jobs * kRowsOfAFactor, blocks * (number + 1) / jobs * kRowsOfAFactor, out);
+      widen(weight, blocks * number / jobs * kRowsOfAFactor, blocks * (number + 1) / jobs * kRowsOfAFactor, widened);
     });
   }
-  return widened;
 }
 
 }  // namespace
 
 void bind_widening(py::module_& m) {
-  m.def("widen", &widen_weight, py::arg("nibbles"), py::arg("planes"), py::arg("factors"), py::arg("threads"),
-        "A weight in few bits to one in eight.");
+  m.def("widen", &widen_weight, py::arg("nibbles"), py::arg("planes"), py::arg("factors"),
+        py::arg("out").noconvert(), py::arg("threads"), "A weight in few bits to one in eight.");
 }
 
 }  // namespace safeguard

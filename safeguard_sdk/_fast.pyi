@@ -101,12 +101,13 @@ class AnswerAutomaton:
 
 # Weights: behind safeguard_sdk.engine.narrow.
 
-def widen(nibbles: np.ndarray, planes: np.ndarray, factors: np.ndarray, threads: int) -> np.ndarray:
-    """A weight in 4 to 6 bits, see cpp_ext/widening.hpp, as (inputs, outputs) uint8 levels around 128.
+def widen(nibbles: np.ndarray, planes: np.ndarray, factors: np.ndarray, out: np.ndarray, threads: int) -> None:
+    """Write the levels of a weight in 4 to 6 bits, see cpp_ext/widening.hpp, around 128.
 
     nibbles  (inputs, outputs / 2) uint8
     planes   (bits - 4, inputs, outputs / 8) uint8
     factors  (inputs / 32, outputs) uint8
+    out      (inputs, outputs) uint8, C-contiguous, writeable
     threads  that widen it; the GIL is released meanwhile
     raises   ValueError for shapes that do not fit, TypeError for another type; RuntimeError where no thread can be
              started

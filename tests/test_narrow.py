@@ -25,6 +25,13 @@ def random_narrow(bits: int, inputs: int = 96, outputs: int = 40) -> Narrow:
                   RANDOM.uniform(0.001, 0.1, outputs).astype(np.float32))
 
 
+def widen(parts: dict[str, np.ndarray], threads: int = 1) -> np.ndarray:
+    """(inputs, outputs) levels around 0."""
+    out = np.empty((len(parts["nibbles"]), 2 * parts["nibbles"].shape[1]), np.uint8)
+    _fast.widen(**parts, out=out, threads=threads)
+    return out.astype(int) - 128
+
+
 def matmul(weight: np.ndarray) -> onnx.ModelProto:
     """y = x @ weight."""
     shapes = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", size])
@@ -53,7 +60,7 @@ def test_levels_are_the_code_times_the_factor_in_the_range_of_int8(bits):
     weight = random_narrow(bits, inputs=BLOCK * 256, outputs=8)  # every code with every factor
     weight.factors[:] = np.arange(256)[:, None]
     weight.codes[:] = np.arange(BLOCK * 256)[:, None] % 2**bits
-    levels = _fast.widen(*weight.parts().values(), threads=2).astype(int) - 128
+    levels = widen(weight.parts(), threads=2)
     exact = (weight.codes - 2.0**(bits - 1)) * np.repeat(weight.factors, BLOCK, 0) / 2**bits
     np.testing.assert_array_equal(levels, np.floor(exact + 0.5))
     assert levels.min() == -127 and levels.max() <= 127
@@ -64,7 +71,7 @@ def test_levels_are_the_code_times_the_factor_in_the_range_of_int8(bits):
 @pytest.mark.parametrize("outputs", [8, 40, 960])
 def test_the_compiled_part_widens_as_the_export_says(bits, outputs, threads):
     weight = random_narrow(bits, outputs=outputs)
-    levels = _fast.widen(*weight.parts().values(), threads=threads).astype(np.float32) - 128
+    levels = widen(weight.parts(), threads).astype(np.float32)
     np.testing.assert_array_equal(levels * weight.scales, weight.weight)
 
 
@@ -86,12 +93,19 @@ def test_parts_give_the_weight_again_in_the_bits_that_were_asked_for(bits):
     lambda parts: parts | {"factors": parts["factors"][:, :8]}])
 def test_arrays_that_do_not_fit_each_other_are_refused(spoil):
     with pytest.raises(ValueError, match=r"do not fit the nibbles|a weight has a multiple of 32 inputs"):
-        _fast.widen(**spoil(random_narrow(5).parts()), threads=1)
+        widen(spoil(random_narrow(5).parts()))
 
 
 def test_no_thread_is_an_error():
     with pytest.raises(ValueError, match="by a thread or more"):
-        _fast.widen(**random_narrow(5).parts(), threads=0)
+        widen(random_narrow(5).parts(), threads=0)
+
+
+@pytest.mark.parametrize("out", [np.empty((96, 41), np.uint8), np.empty((96, 40), np.int8),
+                                 np.empty((96, 80), np.uint8)[:, ::2], np.frombuffer(bytes(96 * 40), np.uint8)])
+def test_a_place_that_levels_cannot_be_written_to_is_refused(out):
+    with pytest.raises((ValueError, TypeError)):
+        _fast.widen(**random_narrow(5).parts(), out=out.reshape(96, -1) if out.ndim == 1 else out, threads=1)
 
 
 # How weights are rounded.
@@ -202,17 +216,17 @@ def test_a_graph_without_narrow_weights_has_none(tmp_path):
                                     {f"a.{part}": np.zeros((32, 4)) for part in ("nibbles", "planes", "factors")}])
 def test_a_file_of_anything_else_is_one_clear_error(tmp_path, arrays):
     np.savez(tmp_path / "decoder-0.npz", **arrays)
-    with pytest.raises(EngineError, match=r"decoder-0\.npz: holds no weights in few bits .* export the bundle again"):
+    with pytest.raises(EngineError, match=r"has no weights in few bits .* export the bundle again"):
         widened(tmp_path / "decoder.onnx", threads=1)
 
 
 def test_a_file_that_is_no_archive_is_one_clear_error(tmp_path):
     (tmp_path / "decoder-0.npz").write_bytes(b"no archive")
-    with pytest.raises(EngineError, match="holds no weights in few bits"):
+    with pytest.raises(EngineError, match="has no weights in few bits"):
         widened(tmp_path / "decoder.onnx", threads=1)
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):
     np.savez(tmp_path / "decoder-0.npz", **{"a.nibbles": np.array([{}])})
-    with pytest.raises(EngineError, match="holds no weights in few bits"):
+    with pytest.raises(EngineError, match="has no weights in few bits"):
         widened(tmp_path / "decoder.onnx", threads=1)

@@ -26,17 +26,37 @@ def narrow_files(graph: Path) -> list[Path]:
 def widened(graph: Path, threads: int) -> dict[str, np.ndarray]:
     """Name of an initializer → its levels, of all narrow weights of a graph; none where it has none.
 
+    All levels lie in one piece of memory, which goes back to the system as a whole once the runtime has packed them.
     raises  EngineError for a file that holds no such weights
     """
-    levels = {}
-    for path in narrow_files(graph):
+    stored = {name: parts for path in narrow_files(graph) for name, parts in _read(path).items()}
+    shapes = {name: (len(nibbles), 2 * nibbles.shape[1]) for name, (nibbles, *_) in stored.items()}
+    everything = np.empty(sum(inputs * outputs for inputs, outputs in shapes.values()), np.uint8)
+    levels, start = {}, 0
+    for name, (inputs, outputs) in shapes.items():
+        stop = start + inputs * outputs
+        levels[f"{name}.levels"] = everything[start:stop].reshape(inputs, outputs)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                for key in stored.files:
-                    name, _, part = key.rpartition(".")
-                    if part == PARTS[0]:
-                        levels[f"{name}.levels"] = _fast.widen(*(stored[f"{name}.{part}"] for part in PARTS), threads)
-        except (BadZipFile, KeyError, OSError, TypeError, ValueError) as error:
-            raise EngineError(f"{path}: holds no weights in few bits ({' '.join(str(error).split())}); "
-                              "export the bundle again") from error
+            _fast.widen(*stored.pop(name), levels[f"{name}.levels"], threads)
+        except (TypeError, ValueError) as error:
+            raise _refusal(graph, f"{name}: {error}") from error
+        start = stop
     return levels
+
+
+def _read(path: Path) -> dict[str, tuple[np.ndarray, ...]]:
+    """Name of a weight → its parts."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names = [key.removesuffix(f".{PARTS[0]}") for key in stored.files if key.endswith(f".{PARTS[0]}")]
+            parts = {name: tuple(stored[f"{name}.{part}"] for part in PARTS) for name in names}
+    except (BadZipFile, KeyError, OSError, ValueError) as error:
+        raise _refusal(path, error) from error
+    for name, (nibbles, *_) in parts.items():
+        if nibbles.ndim != 2:
+            raise _refusal(path, f"{name}: nibbles have {nibbles.ndim} dimensions, must have 2")
+    return parts
+
+
+def _refusal(path: Path, why: object) -> EngineError:
+    return EngineError(f"{path}: has no weights in few bits ({' '.join(str(why).split())}); export the bundle again")

@@ -117,9 +117,12 @@ def main(
     result["check_many_img_per_s"] = [round(rate, 2) for rate in direct]
     result["loads"] = {name: load.as_json() | {"to_check_many": round(
         len(load.took) / load.seconds / (sum(direct) / 2), 3)} for name, load in loads.items()}
+    p50, p99 = np.quantile(times_in_queue(BUSY), (0.5, 0.99))
+    result["queue_p99_to_p50"] = round(p99 / p50, 2)
     for name, load in result["loads"].items():
         print(f"{name:12} {load['img_per_s']:8} img/s  {load['to_check_many']:6} of check_many  p50 {load['p50_ms']} ms"
               f"  p99 {load['p99_ms']} ms  {load['statuses']}  wrong {load['wrong']}  lost {load['lost']}")
+    print(f"at {BUSY:.0%} a queue before one server that judges image by image has {p99 / p50:.1f} as p99 / p50")
     print(json.dumps(result))
 
 
@@ -206,6 +209,14 @@ def opened(rate: float, port: int, process: psutil.Process, bodies: list[Body], 
             await ask.close()
 
     return measured(run, process)
+
+
+def times_in_queue(load: float, requests: int = 1_000_000) -> np.ndarray:
+    """Waiting and service, in units of the service, of requests that come at random to one server which takes the same
+    time for each (M/D/1): what a service without batches could reach, itself for nothing. Lindley's recursion."""
+    gaps = np.random.default_rng(0).exponential(1 / load, requests)
+    ahead = np.cumsum(1 - gaps)
+    return 1 + ahead - np.minimum.accumulate(np.minimum(ahead, 0))
 
 
 def measured(run: Callable[[Result], Awaitable[None]], process: psutil.Process) -> Result:

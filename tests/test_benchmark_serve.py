@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 pytest.importorskip("psutil", reason="benchmarks need the extra bench")
 pytest.importorskip("fastapi", reason="the service needs the extra serve")
 
+from benchmarks.serve import times_in_queue  # noqa: E402, where they are installed
+
 
 def test_every_request_of_every_load_is_answered_and_rightly():
     run = subprocess.run([sys.executable, "-m", "benchmarks.serve", "--cheap", "--policy", "L1", "--seconds", "0.3",
@@ -27,3 +29,9 @@ def test_every_request_of_every_load_is_answered_and_rightly():
         assert load["verdicts"] > 0 and load["rss_mib"]["most"] > 0
     full = result["loads"]["4 clients"]["statuses"]
     assert sum(full.values()) == 200 and set(full) == {"200", "413", "415", "422"}
+
+
+@pytest.mark.parametrize("load", [0.2, 0.5, 0.8])
+def test_the_queue_that_a_load_is_compared_with_is_that_of_the_theory(load):
+    """Pollaczek and Khinchine: the mean wait before one server with a constant service is load / (2 (1 - load))."""
+    assert times_in_queue(load).mean() == pytest.approx(1 + load / (2 * (1 - load)), rel=0.03)

@@ -5,7 +5,7 @@ GPTQ, Frantar et al. 2022 (arXiv:2210.17323), algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,13 @@ class Grid(Protocol):
 
     def values(self, codes: np.ndarray) -> np.ndarray:
         """(out, n) codes → the weights that they stand for, float32."""
+
+
+def nearest_of(grids: Sequence[Grid], block: np.ndarray) -> np.ndarray:
+    """(out, 1): for each output of (out, n) weights the number of the grid with the least squared error, of equal ones
+    the first."""
+    errors = [((grid.values(grid.codes(block)) - block) ** 2).sum(1, keepdims=True) for grid in grids]
+    return np.argmin(errors, 0)
 
 
 def round_in_turn(weight: np.ndarray, size: int, fit: Callable[[np.ndarray], Grid],

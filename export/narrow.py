@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from export.gptq import round_in_turn
+from export.gptq import nearest_of, round_in_turn
 from export.quantize import CLIPS, FILE_LIMIT, allow_operators_of_onnxruntime, replace_nodes
 from safeguard_sdk.engine.narrow import PARTS, narrow_files
 
@@ -120,7 +120,7 @@ def read_narrow(graph: Path) -> dict[str, np.ndarray]:
     scales = {tensor.name: numpy_helper.to_array(tensor, str(graph.parent))
               for tensor in onnx.load(graph, load_external_data=False).graph.initializer
               if tensor.name.endswith(".scales")}
-    names = [name.removesuffix(".nibbles") for name in stored if name.endswith(".nibbles")]
+    names = [name.removesuffix(f".{PARTS[0]}") for name in stored if name.endswith(f".{PARTS[0]}")]
     return {name: Narrow.of_parts(*(stored[f"{name}.{part}"] for part in PARTS), scales[f"{name}.scales"]).weight
             for name in names}
 
@@ -155,15 +155,8 @@ def _fitted(block: np.ndarray, scales: np.ndarray, bits: int) -> _Grid:
     """The grid of (out, 32) weights with the least squared error over the shares of the range tried."""
     scales = scales[:, None]
     whole = np.abs(block).max(1, keepdims=True) / scales * (1 << bits) / ((1 << bits - 1) - 0.5)
-    best, least = None, None
-    for clip in CLIPS:
-        grid = _Grid(np.clip(np.round(whole * clip), 0, 255).astype(np.int32), scales, bits)
-        error = ((grid.values(grid.codes(block)) - block) ** 2).sum(1, keepdims=True)
-        if best is None:
-            best, least = grid.factors, error
-        better = error < least
-        best, least = np.where(better, grid.factors, best), np.where(better, error, least)
-    return _Grid(best, scales, bits)
+    grids = [_Grid(np.clip(np.round(whole * clip), 0, 255).astype(np.int32), scales, bits) for clip in CLIPS]
+    return _Grid(np.choose(nearest_of(grids, block), [grid.factors for grid in grids]), scales, bits)
 
 
 def _given_levels(name: str, shape: tuple[int, int]) -> TensorProto:

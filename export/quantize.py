@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from export.gptq import round_in_turn
+from export.gptq import nearest_of, round_in_turn
 
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of a block's range that are tried; the least squared error wins
 REACH = 4096                             # inputs: a square of them has to be inverted
@@ -42,19 +42,15 @@ class BlockGrid:
     @classmethod
     def fitted(cls, block: np.ndarray, bits: int) -> BlockGrid:
         """That with the least squared error over the shares of the range tried."""
-        best, least = None, None
+        grids = []
         for clip in CLIPS:
             low = np.minimum(block.min(1, keepdims=True), 0) * clip
             high = np.maximum(block.max(1, keepdims=True), 0) * clip
             scale = np.maximum((high - low) / (2**bits - 1), 6e-8).astype(np.float16).astype(np.float32)  # as stored
-            grid = cls(scale, np.clip(np.round(-low / scale), 0, 2**bits - 1), bits)
-            error = ((grid.values(grid.codes(block)) - block) ** 2).sum(1, keepdims=True)
-            if best is None:
-                best, least = grid, error
-            better = error < least
-            best = cls(np.where(better, scale, best.scale), np.where(better, grid.zero, best.zero), bits)
-            least = np.where(better, error, least)
-        return best
+            grids.append(cls(scale, np.clip(np.round(-low / scale), 0, 2**bits - 1), bits))
+        best = nearest_of(grids, block)
+        scale, zero = (np.choose(best, [getattr(grid, part) for grid in grids]) for part in ("scale", "zero"))
+        return cls(scale, zero, bits)
 
 
 @dataclass(frozen=True)

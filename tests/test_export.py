@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from products import correlated, matmul
 from transformers import LlamaConfig, LlamaModel
 
 from export import quantize
@@ -191,35 +192,20 @@ def test_a_block_of_zeros_stays_zero():
     assert (quantize_blocks(np.zeros((BLOCK, 2), np.float32), 4, BLOCK).weight == 0).all()
 
 
-def correlated(rows: int, inputs: int) -> np.ndarray:
-    """Inputs of a layer that depend on each other, as those of a real one do."""
-    mixed = RANDOM.normal(size=(rows, 12)) @ RANDOM.normal(size=(12, inputs))
-    return (mixed + 0.1 * RANDOM.normal(size=mixed.shape)).astype(np.float32)
-
-
 @pytest.mark.parametrize("reach", [3 * BLOCK, 2 * BLOCK + 5])  # the whole weight, and less
 def test_rounded_in_turn_the_product_is_kept_better(reach, monkeypatch):
     monkeypatch.setattr(quantize, "REACH", reach)
-    rows, weight = correlated(500, 3 * BLOCK), RANDOM.normal(size=(3 * BLOCK, 40)).astype(np.float32)
+    rows, weight = correlated(RANDOM, 500, 3 * BLOCK), RANDOM.normal(size=(3 * BLOCK, 40)).astype(np.float32)
     alone, in_turn = quantize_blocks(weight, 4, BLOCK), quantize_blocks_in_turn(weight, 4, BLOCK, rows)
     lost = [float(np.square(rows @ (blocks.weight - weight)).mean()) for blocks in (alone, in_turn)]
     assert lost[1] < 0.5 * lost[0]
 
 
 def test_inputs_that_fill_no_block_are_rounded_in_turn_too():
-    rows, weight = correlated(500, 70), RANDOM.normal(size=(70, 8)).astype(np.float32)
+    rows, weight = correlated(RANDOM, 500, 70), RANDOM.normal(size=(70, 8)).astype(np.float32)
     found = quantize_blocks_in_turn(weight, 4, BLOCK, rows).weight
     assert found.shape == (96, 8)
     assert np.square(rows @ (found[:70] - weight)).mean() < 0.02 * np.square(rows @ weight).mean()
-
-
-def matmul(weight: np.ndarray) -> onnx.ModelProto:
-    """y = x @ weight."""
-    shapes = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", size])
-              for name, size in (("x", weight.shape[0]), ("y", weight.shape[1]))]
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "weight"], ["y"])], "matmul", shapes[:1], shapes[1:],
-                              [numpy_helper.from_array(weight, "weight")])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def test_matrices_are_stored_in_a_quarter_and_computed_in_32_bits():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from products import correlated, matmul
 
 from export import narrow
 from export.narrow import BITS, BLOCK, Narrow, multiply_in_int8, narrowed, read_narrow, save_narrow
@@ -30,15 +29,6 @@ def widen(parts: dict[str, np.ndarray], threads: int = 1) -> np.ndarray:
     out = np.empty((len(parts["nibbles"]), 2 * parts["nibbles"].shape[1]), np.uint8)
     _fast.widen(**parts, out=out, threads=threads)
     return out.astype(int) - 128
-
-
-def matmul(weight: np.ndarray) -> onnx.ModelProto:
-    """y = x @ weight."""
-    shapes = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", size])
-              for name, size in (("x", weight.shape[0]), ("y", weight.shape[1]))]
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "weight"], ["y"])], "matmul", shapes[:1], shapes[1:],
-                              [numpy_helper.from_array(weight, "weight")])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def stored_graph(weight: np.ndarray, bits: int, folder) -> tuple:
@@ -118,8 +108,7 @@ def test_the_error_of_a_weight_falls_by_half_with_each_bit(bits, most):
 
 
 def test_with_the_moments_of_the_inputs_the_product_is_kept_better():
-    inputs = RANDOM.normal(size=(500, 12)) @ RANDOM.normal(size=(12, 3 * BLOCK))  # correlated, as in a real layer
-    inputs = (inputs + 0.1 * RANDOM.normal(size=inputs.shape)).astype(np.float32)
+    inputs = correlated(RANDOM, 500, 3 * BLOCK)
     weight = RANDOM.normal(size=(3 * BLOCK, 40)).astype(np.float32)
 
     def error(moments: np.ndarray) -> float:

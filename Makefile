@@ -57,7 +57,7 @@ clean:
 
 .venv/installed-test: $(SOURCES) | .venv/bin/pip
 	@$(require_compiler)
-	$(PIP) install --quiet --editable '.[cpu,demo,dev,serve,train,export]'
+	$(PIP) install --quiet --editable '.[cpu,demo,dev,serve,train,export,tensorrt]'
 	@touch $@ .venv/installed-demo
 
 .venv/bin/pip:

@@ -30,7 +30,7 @@ def _one_photo(photos, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("capability", ["86", "120"])  # Ampere, Blackwell
+@pytest.mark.parametrize("capability", ["86", "89", "120"])  # Ampere, Ada, Blackwell
 def test_engines_are_built_without_a_gpu_and_say_what_they_are_for(bundle, tmp_path, capability):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx-cu12")
     facts = build_engines(bundle, tmp_path, LIMITS, "tensorrt_rtx", capability)
@@ -41,10 +41,11 @@ def test_engines_are_built_without_a_gpu_and_say_what_they_are_for(bundle, tmp_p
     assert (facts["bundle_sha256"], facts["capability"]) == (bundle.sha256, capability)
 
 
-def test_a_gpu_that_tensorrt_does_not_know_is_an_error_that_names_those_it_knows(bundle, tmp_path):
+@pytest.mark.parametrize("capability", ["87", "12345"])  # TensorRT for RTX has no Jetson Orin
+def test_a_gpu_that_tensorrt_does_not_know_is_an_error_that_names_those_it_knows(bundle, tmp_path, capability):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx-cu12")
-    with pytest.raises(ExportError, match=r"knows no GPU of compute capability '12345'; it knows .*86"):
-        build_engines(bundle, tmp_path, LIMITS, "tensorrt_rtx", "12345")
+    with pytest.raises(ExportError, match=rf"knows no GPU of compute capability '{capability}'; it knows .*86"):
+        build_engines(bundle, tmp_path, LIMITS, "tensorrt_rtx", capability)
 
 
 def test_without_tensorrt_the_error_says_what_to_install(bundle, tmp_path, monkeypatch):

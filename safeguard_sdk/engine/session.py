@@ -65,6 +65,8 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # A pattern is kept for each shape that ever came, and shapes are many: prefixes, batches, lengths of tags.
+    options.enable_mem_pattern = False
     # A check runs several graphs in turn, each on threads of its own; those of one must not spin while the next works.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if provider != "cpu" and narrow_files(path):

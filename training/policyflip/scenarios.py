@@ -55,7 +55,8 @@ class ScenarioFlip(PolicyFlip):
     together  two things that count only when both are there
     """
 
-    SHARES: ClassVar[dict[str, int]] = PolicyFlip.SHARES | {"exception": 10, "blanket": 4, "scenario": 8, "together": 3}
+    SHARES: ClassVar[dict[str, int]] = PolicyFlip.SHARES | {"pair": 9, "exception": 10, "blanket": 5, "scenario": 8,
+                                                      "together": 3}
 
     def __init__(self, world: World, bank: Bank, voices: Voices, scenarios: Scenarios, scenes: int = 6) -> None:
         super().__init__(world, bank, voices, scenes)

@@ -10,6 +10,11 @@ a verdict on one image under one policy. The last line of stdout is JSON.
     transformers    `generate` of one token in bf16, policy and image read anew for every image: the usual way
     cached          the same model in bf16, a forward pass over a cached policy
     gemm            the matrix products of ours alone, int8 by MatMulInteger: the floor of the prefill on this machine
+
+and rivals, where a model in their own format is given (decoder_rivals.py says how one is made):
+
+    openvino, openvino cached   openvino-genai, one token; policy and image read anew, or over a cached policy
+    genai                       onnxruntime-genai: its decoder alone, over a cached policy, without the image's encoder
 """
 
 from __future__ import annotations
@@ -28,11 +33,13 @@ import typer
 from onnx import helper, numpy_helper
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.decoder_rivals import genai, openvino
 from export.plan import MODELS
 from safeguard_sdk import Bundle
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.image import to_model_input
 
+OWN = ("ours", "vision", "transformers", "cached", "gemm")
 SHAPES = tuple(name for name in MODELS if name.startswith("Qwen2.5"))
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,6 +52,10 @@ def main(
     image_tokens: Annotated[int, typer.Option(min=4, help="Of a square image.")] = 256,
     runs: Annotated[int, typer.Option(min=1, help="The median of them counts.")] = 5,
     threads: Annotated[int, typer.Option(help="0: all cores.")] = 0,
+    openvino_model: Annotated[Path | None, typer.Option("--openvino", exists=True, file_okay=False,
+                                                        help="The checkpoint as optimum-cli exports it.")] = None,
+    genai_model: Annotated[Path | None, typer.Option("--genai", exists=True, file_okay=False,
+                                                     help="Its decoder as onnxruntime-genai builds it.")] = None,
     shape: Annotated[str | None, typer.Option(help=f"With --write: {', '.join(SHAPES)}.")] = None,
     write: Annotated[Path | None, typer.Option(file_okay=False, help="Write random weights, and stop.")] = None,
 ) -> None:
@@ -59,10 +70,12 @@ def main(
         raise typer.BadParameter("a checkpoint and --bundle are compared; see --help")
     if threads:
         torch.set_num_threads(threads)
-    print(json.dumps(compare(checkpoint, Bundle.open(bundle), policy_tokens, image_tokens, runs, threads)))
+    print(json.dumps(compare(checkpoint, Bundle.open(bundle), policy_tokens, image_tokens, runs, threads,
+                             openvino_model, genai_model)))
 
 
-def compare(checkpoint: Path, bundle: Bundle, policy_tokens: int, image_tokens: int, runs: int, threads: int) -> dict:
+def compare(checkpoint: Path, bundle: Bundle, policy_tokens: int, image_tokens: int, runs: int, threads: int,
+            openvino_model: Path | None = None, genai_model: Path | None = None) -> dict:
     """Median milliseconds of each system, and what they are of another."""
     engine, style, geometry = open_engine(bundle, threads=threads), bundle.style, bundle.geometry
     side = round(image_tokens**0.5) * geometry.patch * geometry.merge
@@ -80,6 +93,10 @@ def compare(checkpoint: Path, bundle: Bundle, policy_tokens: int, image_tokens: 
         "cached": lambda: _over_cache(model, asked, cached, prefix.length),
         "gemm": _products(bundle, after, threads),
     }
+    if openvino_model:
+        systems |= openvino(openvino_model, style.prefix(text), style.suffix, side, threads)
+    if genai_model:
+        systems |= genai(genai_model, asked["input_ids"][0].tolist(), prefix.length)
     times: dict[str, list[float]] = {name: [] for name in systems}
     for run in range(runs + 1):
         for name, system in systems.items():
@@ -90,10 +107,12 @@ def compare(checkpoint: Path, bundle: Bundle, policy_tokens: int, image_tokens: 
                 times[name].append((time.perf_counter() - started) * 1000)
     ms = {name: round(float(np.median(some)), 2) for name, some in times.items()}
     prefill = ms["ours"] - ms["vision"]
+    rivals = {name: round(ms[name] / ms["ours"], 2) for name in systems if name not in OWN}
     return {"bundle": bundle.name, "quantization": bundle.manifest["quantization"]["scheme"],
             "policy_tokens": prefix.length, "tokens_after": after, "threads": threads, "runs": runs, "ms": ms,
             "times_transformers": round(ms["transformers"] / ms["ours"], 2),
-            "times_cached": round(ms["cached"] / ms["ours"], 2), "of_gemm_floor": round(prefill / ms["gemm"], 2)}
+            "times_cached": round(ms["cached"] / ms["ours"], 2), "of_gemm_floor": round(prefill / ms["gemm"], 2),
+            "times_rivals": rivals}
 
 
 def _text_of_length(engine, style, tokens: int) -> str:

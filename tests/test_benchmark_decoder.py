@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
+import typer
 from tiny_qwen import write_checkpoint
 from typer.testing import CliRunner
 
 from benchmarks import random_weights
 from benchmarks.decoder import app
+from benchmarks.decoder_rivals import genai, openvino
 from export.plan import Model
 from export.qwen.build import Order, export_qwen
 from export.qwen.shapes import QwenShape
@@ -29,6 +32,15 @@ def test_it_compares_a_bundle_with_its_checkpoint_and_ends_with_one_line_of_json
     found = json.loads(result.stdout.splitlines()[-1])
     assert set(found["ms"]) == {"ours", "vision", "transformers", "cached", "gemm"} and min(found["ms"].values()) > 0
     assert found["policy_tokens"] >= 40 and found["tokens_after"] > 16
+
+
+@pytest.mark.parametrize(("module", "open_rival"), [
+    ("openvino_genai", lambda folder: openvino(folder, "no guns", "verdict:", 56, 1)),
+    ("onnxruntime_genai", lambda folder: genai(folder, [1, 2, 3], 2))])
+def test_a_rival_that_is_not_installed_is_an_error_that_says_how_to_get_it(module, open_rival, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(typer.BadParameter, match=f"pip install {module.replace('_', '-')}"):
+        open_rival(tmp_path)
 
 
 def test_random_weights_are_a_whole_checkpoint_in_shards(tmp_path, monkeypatch):

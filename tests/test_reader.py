@@ -53,7 +53,8 @@ def gradients(reader: Reader, *batches: Batch) -> dict[str, torch.Tensor]:
 
 PACKS = {"one picture": [pack(POLICY, CAT)], "several pictures": [pack(POLICY, CAT, OWL, CAT)],
          "a picture of nothing": [pack(POLICY, NOTHING, OWL)],
-         "packs of other lengths": [pack(POLICY, CAT, OWL), pack(LONG_POLICY, OWL, OWL, CAT), pack(POLICY, OWL)]}
+         "packs of other lengths": [pack(POLICY, CAT, OWL), pack(LONG_POLICY, OWL, OWL, CAT), pack(POLICY, OWL)],
+         "packs in one row": [pack(POLICY, OWL), pack(LONG_POLICY, OWL, OWL, CAT, CAT), pack(POLICY[:2], CAT)]}
 
 
 @pytest.mark.parametrize("packs", PACKS.values(), ids=PACKS)
@@ -63,15 +64,17 @@ def test_a_pack_gives_the_logits_of_one_run_for_each_picture(reader, packs):
     assert alone.abs().max() > 0.1  # the tolerance means something
 
 
-def test_a_pack_gives_the_gradients_of_one_run_for_each_picture(reader):
-    packs = PACKS["packs of other lengths"]
+@pytest.mark.parametrize("name", ["packs of other lengths", "packs in one row"])
+def test_a_pack_gives_the_gradients_of_one_run_for_each_picture(reader, name):
+    packs = PACKS[name]
     singles = [(policy, [one], [broken]) for policy, pictures, verdicts in packs
                for one, broken in zip(pictures, verdicts, strict=True)]
     together = gradients(reader, collate(packs, SUFFIX))
     apart = gradients(reader, *(collate([single], SUFFIX) for single in singles))
     assert together.keys() == apart.keys() and "probability.weight" in together
-    for name, gradient in together.items():
-        torch.testing.assert_close(gradient, apart[name], rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    for parameter, gradient in together.items():
+        torch.testing.assert_close(gradient, apart[parameter], rtol=1e-4, atol=1e-5,
+                                   msg=lambda m, parameter=parameter: f"{parameter}: {m}")
 
 
 def test_a_picture_is_judged_alike_whatever_stands_before_and_behind_it(reader):
@@ -97,6 +100,12 @@ def test_the_verdict_is_read_off_the_last_token_of_each_picture():
     batch = collate([pack(POLICY, CAT, OWL), pack(POLICY, OWL)], SUFFIX)
     assert batch.verdict_at.tolist() == [[0, 9], [0, 12], [1, 7]]
     assert batch.broken.tolist() == [1.0, 0.0, 1.0]
+
+
+def test_short_packs_share_a_row_and_their_verdicts_keep_the_order_of_the_packs():
+    batch = collate(PACKS["packs in one row"], SUFFIX)
+    assert batch.pack.tolist() == [[1] * 25, [0] * 8 + [2] * 7 + [-1] * 10]
+    assert batch.verdict_at.tolist() == [[1, 7], [0, 11], [0, 14], [0, 19], [0, 24], [1, 14]]
 
 
 def test_a_picture_sees_the_policy_and_itself_and_nothing_that_comes_later():

@@ -2,7 +2,7 @@
 
 A pack is one policy followed by the tags of its pictures. Every picture attends to the policy and to itself only, and
 its positions continue the policy's: the same numbers as one run for each picture over the policy's KV cache, at a
-fraction of the cost.
+fraction of the cost. Short packs stand behind one another in a row, so that rows hold hardly any padding.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ LOGIT_SCALE = 0.1  # SmolLM2's raw logits are tens; unscaled, the loss starts in
 
 @dataclass(frozen=True)
 class Batch:
-    """Packs of one length. T is the longest pack, R the pictures of all packs."""
+    """Packs in rows. T is the longest pack, R the pictures of all packs."""
 
-    ids: torch.Tensor          # (packs, T) int64
-    positions: torch.Tensor    # (packs, T) int64
-    picture: torch.Tensor      # (packs, T) int64: 0 policy, 1… the picture a token belongs to, -1 padding
-    knots: torch.Tensor        # (packs, T, knots) float32: probability of a tag token, all 0 elsewhere
-    verdict_at: torch.Tensor   # (R, 2) int64: pack and place of each picture's last token
+    ids: torch.Tensor          # (rows, T) int64
+    positions: torch.Tensor    # (rows, T) int64
+    pack: torch.Tensor         # (rows, T) int64: the pack that a token belongs to, -1 padding
+    picture: torch.Tensor      # (rows, T) int64: 0 policy, 1… the picture of the pack
+    knots: torch.Tensor        # (rows, T, knots) float32: probability of a tag token, all 0 elsewhere
+    verdict_at: torch.Tensor   # (R, 2) int64: row and place of each picture's last token, in the order of the packs
     broken: torch.Tensor       # (R,) float32
 
     def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """(packs, 1, T, T) additive: causal; pictures see the policy and themselves."""
+        """(rows, 1, T, T) additive: causal within a pack; pictures see the policy and themselves."""
         own = self.picture[:, :, None] == self.picture[:, None, :]
         seen = own | (self.picture[:, None, :] == 0)
+        seen &= self.pack[:, :, None] == self.pack[:, None, :]
         length = self.ids.shape[1]
         seen &= torch.ones(length, length, dtype=torch.bool).tril()
         return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
@@ -112,29 +114,39 @@ def collate(packs: list[tuple[list[int], list[tuple[np.ndarray, np.ndarray]], li
 
     suffix  tokens between a picture and its verdict, the same for all
     """
-    rows = []
-    for prefix, pictures, _ in packs:
-        ids, positions, picture = list(prefix), list(range(len(prefix))), [0] * len(prefix)
-        probabilities, ends = [np.full(len(prefix), np.nan)], []
-        for number, (tags, probability) in enumerate(pictures, 1):
-            length = len(tags) + len(suffix)
-            ids += [*tags, *suffix]
-            positions += range(len(prefix), len(prefix) + length)
-            picture += [number] * length
-            probabilities += [probability, np.full(len(suffix), np.nan)]
-            ends.append(len(ids) - 1)
-        rows.append((ids, positions, picture, np.concatenate(probabilities), ends))
-    length = max(len(row[0]) for row in rows)
+    lengths = [len(prefix) + sum(len(tags) + len(suffix) for tags, _ in pictures) for prefix, pictures, _ in packs]
+    places = _places(lengths)
+    shape = (1 + max(row for row, _ in places), max(lengths))
+    ids, positions, picture = (np.zeros(shape, np.int64) for _ in range(3))
+    owner = np.full(shape, -1, np.int64)
+    knots = np.zeros((*shape, len(KNOTS)), np.float32)
+    verdict_at = []
+    for number, ((prefix, pictures, _), (row, start), length) in enumerate(zip(packs, places, lengths, strict=True)):
+        owner[row, start:start + length] = number
+        here = start + len(prefix)
+        ids[row, start:here], positions[row, start:here] = prefix, range(len(prefix))
+        for one, (tags, probabilities) in enumerate(pictures, 1):
+            end = here + len(tags) + len(suffix)
+            ids[row, here:end] = [*tags, *suffix]
+            positions[row, here:end] = range(len(prefix), len(prefix) + end - here)
+            picture[row, here:end] = one
+            knots[row, here:here + len(tags)] = knot_weights(np.asarray(probabilities, np.float32))
+            verdict_at.append((row, end - 1))
+            here = end
+    return Batch(*(torch.from_numpy(array) for array in (ids, positions, owner, picture, knots)),
+                 torch.tensor(verdict_at),
+                 torch.tensor([float(broken) for *_, verdicts in packs for broken in verdicts]))
 
-    def padded(column: int, value: int) -> torch.Tensor:
-        return torch.tensor([row[column] + [value] * (length - len(row[column])) for row in rows])
 
-    knots = np.zeros((len(rows), length, len(KNOTS)), np.float32)
-    for number, row in enumerate(rows):
-        tagged = np.flatnonzero(~np.isnan(row[3]))
-        knots[number, tagged] = knot_weights(row[3][tagged])
-    return Batch(
-        ids=padded(0, 0), positions=padded(1, 0), picture=padded(2, -1), knots=torch.from_numpy(knots),
-        verdict_at=torch.tensor([(number, end) for number, row in enumerate(rows) for end in row[4]]),
-        broken=torch.tensor([float(broken) for *_, verdicts in packs for broken in verdicts]),
-    )
+def _places(lengths: list[int]) -> list[tuple[int, int]]:
+    """Row and first place of each pack, the longest first into the first row that has room for it."""
+    longest = max(lengths)
+    filled: list[int] = []  # places taken in each row
+    places = [(0, 0)] * len(lengths)
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        row = next((row for row, taken in enumerate(filled) if taken + lengths[number] <= longest), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        places[number] = (row, filled[row])
+        filled[row] += lengths[number]
+    return places

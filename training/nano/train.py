@@ -208,7 +208,6 @@ def _step(reader: Reader, optimizer: torch.optim.Optimizer, packs: list[Pack], e
     rng = random.Random(step)
     prepared = [(encode(STYLE.prefix(pack.text)), [image_tokens(scene.tags(rng), encode) for scene in pack.scenes],
                  list(pack.broken)) for pack in packs]
-    prepared.sort(key=lambda one: len(one[0]) + sum(len(tags) for tags, _ in one[1]))
     scenes = sum(len(verdicts) for *_, verdicts in prepared)
     total = 0.0
     for start in range(0, len(prepared), recipe.micro_packs):

@@ -1,0 +1,67 @@
+"""Other engines that answer the question of decoder.py, each from a model in its own format.
+
+    optimum-cli export openvino --model CHECKPOINT --task image-text-to-text --weight-format int8 OPENVINO
+    python -m onnxruntime_genai.models.builder -i CHECKPOINT -o GENAI -p int4 -e cpu
+
+The first needs optimum-intel, openvino, nncf and, at the time of writing, transformers before 5: an environment of its
+own. To run the models only openvino-genai and onnxruntime-genai are needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import typer
+
+System = Callable[[], object]
+
+
+def openvino(folder: Path, before: str, after: str, side: int, threads: int) -> dict[str, System]:
+    """openvino-genai, one token: as it comes, and with its cache of prefixes, which holds the policy.
+
+    side  of the square image, pixels; every call gets an image of its own, or the cache would hold the image, too
+    """
+    runtime, core = _require("openvino_genai"), _require("openvino")
+    limits = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+    caching = runtime.SchedulerConfig()
+    caching.enable_prefix_caching, caching.cache_size = True, 2  # GiB
+    pipelines = {"openvino": runtime.VLMPipeline(str(folder), "CPU", **limits),
+                 "openvino cached": runtime.VLMPipeline(str(folder), "CPU", scheduler_config=caching, **limits)}
+    random = np.random.default_rng(0)
+    prompt = f"{before}<ov_genai_image_0>{after}"
+
+    def asked(pipeline) -> System:
+        return lambda: pipeline.generate(
+            prompt, images=[core.Tensor(random.integers(0, 256, (1, side, side, 3), np.uint8))], max_new_tokens=1,
+            do_sample=False)
+    return {name: asked(pipeline) for name, pipeline in pipelines.items()}
+
+
+def genai(folder: Path, ids: list[int], cached: int) -> dict[str, System]:
+    """onnxruntime-genai on the decoder alone: what comes after the first `cached` tokens is read over their cache, and
+    then taken back. The image's places are read as words, so that no encoder is needed: less than the question asks."""
+    runtime = _require("onnxruntime_genai")
+    model = runtime.Model(str(folder))
+    settings = runtime.GeneratorParams(model)
+    settings.set_search_options(max_length=len(ids) + 1, do_sample=False)
+    generator = runtime.Generator(model, settings)
+    generator.append_tokens(np.array(ids[:cached], np.int32))
+
+    def over_cache() -> np.ndarray:
+        generator.append_tokens(np.array(ids[cached:], np.int32))
+        logits = generator.get_logits()
+        generator.rewind_to(cached)
+        return logits
+    return {"genai": over_cache}
+
+
+def _require(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.replace("_", "-")
+        raise typer.BadParameter(f"{package} is not installed: pip install {package}") from error

@@ -13,8 +13,8 @@ a verdict on one image under one policy. The last line of stdout is JSON.
 
 and rivals, where a model in their own format is given (decoder_rivals.py says how one is made):
 
-    openvino, openvino cached   openvino-genai, one token; policy and image read anew, or over a cached policy
-    genai                       onnxruntime-genai: its decoder alone, over a cached policy, without the image's encoder
+    openvino        openvino-genai: one token over a cached policy
+    genai           onnxruntime-genai: its decoder alone, over a cached policy, without the image's encoder
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ struct NarrowWeight {
   const std::uint8_t* factors;  // (inputs / 32, outputs)
 };
 
-// Rows `first` to `last` - 1 of the weight: 128 + ((code - half) · factor, divided by 2^bits and rounded), where half is
-// 2^(bits - 1), so that 0 comes out as 128.
-void widen(const NarrowWeight& weight, std::int64_t first, std::int64_t last, std::uint8_t* widened);
+// Rows `first` to `last` - 1 of the weight: (code - half) · factor, divided by 2^bits and rounded, where half is
+// 2^(bits - 1).
+void widen(const NarrowWeight& weight, std::int64_t first, std::int64_t last, std::int8_t* widened);
 
 }  // namespace safeguard

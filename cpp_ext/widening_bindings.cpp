@@ -16,13 +16,14 @@ namespace {
 namespace py = pybind11;
 
 using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
+using Levels = py::array_t<std::int8_t, py::array::c_style>;
 
-void require_shape(const char* name, const Bytes& array, const std::vector<py::ssize_t>& shape) {
+void require_shape(const char* name, const py::array& array, const std::vector<py::ssize_t>& shape) {
   if (std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()) != shape)
     throw py::value_error(std::string(name) + " do not fit the nibbles");
 }
 
-void widen_weight(const Bytes& nibbles, const Bytes& planes, const Bytes& factors, Bytes& out, py::ssize_t threads) {
+void widen_weight(const Bytes& nibbles, const Bytes& planes, const Bytes& factors, Levels& out, py::ssize_t threads) {
   if (nibbles.ndim() != 2 || planes.ndim() != 3)
     throw py::value_error("nibbles must have 2 dimensions and planes 3");
   const py::ssize_t inputs = nibbles.shape(0), outputs = 2 * nibbles.shape(1), bits = 4 + planes.shape(0);
@@ -33,7 +34,7 @@ void widen_weight(const Bytes& nibbles, const Bytes& planes, const Bytes& factor
   require_shape("factors", factors, {inputs / kRowsOfAFactor, outputs});
   require_shape("places for levels", out, {inputs, outputs});
   const NarrowWeight weight{inputs, outputs, bits, nibbles.data(), planes.data(), factors.data()};
-  std::uint8_t* widened = out.mutable_data();  // throws where it is read-only
+  std::int8_t* widened = out.mutable_data();  // throws where it is read-only
   {
     const py::gil_scoped_release released;
     const py::ssize_t blocks = inputs / kRowsOfAFactor, jobs = std::min(threads, std::max<py::ssize_t>(blocks, 1));

@@ -33,7 +33,6 @@ class Layer(nn.Module):
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.head_width = width // self.heads
         cached = self.groups * self.head_width
-        self.sizes = width, cached, cached
         shapes = {"qkv_proj": (width, width + 2 * cached), "o_proj": (width, width),
                   "gate_up_proj": (width, 2 * inner), "down_proj": (inner, width)}
         self.weights = nn.ParameterDict({name: nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()})
@@ -45,9 +44,9 @@ class Layer(nn.Module):
         Returns x, (B, width) if only the last position is wanted, and the new keys and values (B, groups, S, head).
         """
         batch, _, length, _ = cos.shape
-        q, k, v = (self.attention_norm(x) @ self.weights["qkv_proj"]).view(batch, length, -1).split(self.sizes, -1)
-        q, k, v = (part.reshape(batch, length, -1, self.head_width).transpose(1, 2) for part in (q, k, v))
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        qkv = (self.attention_norm(x) @ self.weights["qkv_proj"]).view(batch, length, -1, self.head_width)
+        qk, v = qkv.transpose(1, 2).split((self.heads + self.groups, self.groups), 1)
+        q, k = rotate(qk, cos, sin).split((self.heads, self.groups), 1)  # one rotation: each operator costs time
         keys = torch.cat([past_key.expand(batch, -1, -1, -1), k], 2).unsqueeze(2)      # (B, groups, 1, P + S, head)
         values = torch.cat([past_value.expand(batch, -1, -1, -1), v], 2).unsqueeze(2)
         if self.last:

@@ -161,7 +161,7 @@ def _fitted(block: np.ndarray, scales: np.ndarray, bits: int) -> _Grid:
 
 def _given_levels(name: str, shape: tuple[int, int]) -> TensorProto:
     """An initializer that is in no file: the engine gives it, see safeguard_sdk/engine/narrow.py."""
-    tensor = TensorProto(name=f"{name}.levels", data_type=TensorProto.UINT8, dims=shape)
+    tensor = TensorProto(name=f"{name}.levels", data_type=TensorProto.INT8, dims=shape)
     tensor.raw_data = b""
     set_external_data(tensor, ABSENT, 0, shape[0] * shape[1])
     tensor.ClearField("raw_data")
@@ -169,8 +169,8 @@ def _given_levels(name: str, shape: tuple[int, int]) -> TensorProto:
 
 
 def _product(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
-    """x @ weight with x ≈ (levels - 128) · scale, one scale for each row. Levels of both are around 128 in uint8:
-    signed ones overflow 16 bits in the products of CPUs that have no instruction for int8 (AVX2)."""
+    """x @ weight with x ≈ (levels - 128) · scale, one scale for each row; levels of x are uint8, those of the weight
+    int8, for which CPUs with VNNI or AMX have instructions (engine/session.py minds the others)."""
     x, result = node.input[0], node.output[0]
     part = {key: f"{result}.{key}" for key in ("size", "most", "share", "scale", "middle", "levels", "column", "float")}
     return [helper.make_node("Abs", [x], [part["size"]]),
@@ -181,7 +181,7 @@ def _product(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
             helper.make_node("Expand", ["rows.middle", part["middle"] + ".shape"], [part["middle"]]),
             helper.make_node("QuantizeLinear", [x, part["scale"], part["middle"]], [part["levels"]], axis=0),
             helper.make_node("MatMulIntegerToFloat", [part["levels"], f"{name}.levels", "rows.one", f"{name}.scales",
-                                                      "rows.middle", "rows.middle"], [part["float"]],
+                                                      "rows.middle"], [part["float"]],
                              domain="com.microsoft"),
             helper.make_node("Unsqueeze", [part["scale"], "rows.axis"], [part["column"]]),
             helper.make_node("Mul", [part["float"], part["column"]], [result])]

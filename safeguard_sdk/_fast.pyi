@@ -102,12 +102,12 @@ class AnswerAutomaton:
 # Weights: behind safeguard_sdk.engine.narrow.
 
 def widen(nibbles: np.ndarray, planes: np.ndarray, factors: np.ndarray, out: np.ndarray, threads: int) -> None:
-    """Write the levels of a weight in 4 to 6 bits, see cpp_ext/widening.hpp, around 128.
+    """Write the levels of a weight in 4 to 6 bits, see cpp_ext/widening.hpp.
 
     nibbles  (inputs, outputs / 2) uint8
     planes   (bits - 4, inputs, outputs / 8) uint8
     factors  (inputs / 32, outputs) uint8
-    out      (inputs, outputs) uint8, C-contiguous, writeable
+    out      (inputs, outputs) int8, C-contiguous, writeable
     threads  that widen it; the GIL is released meanwhile
     raises   ValueError for shapes that do not fit, TypeError for another type; RuntimeError where no thread can be
              started

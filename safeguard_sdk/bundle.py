@@ -21,7 +21,7 @@ from safeguard_sdk.prompt import PROMPTS, PromptStyle
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 EMBEDDED = Path(__file__).parent / "nano"
 # Of graphs and of what an engine opens for them: no such file goes unverified.

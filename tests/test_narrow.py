@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -25,10 +30,10 @@ def random_narrow(bits: int, inputs: int = 96, outputs: int = 40) -> Narrow:
 
 
 def widen(parts: dict[str, np.ndarray], threads: int = 1) -> np.ndarray:
-    """(inputs, outputs) levels around 0."""
-    out = np.empty((len(parts["nibbles"]), 2 * parts["nibbles"].shape[1]), np.uint8)
+    """(inputs, outputs) levels."""
+    out = np.empty((len(parts["nibbles"]), 2 * parts["nibbles"].shape[1]), np.int8)
     _fast.widen(**parts, out=out, threads=threads)
-    return out.astype(int) - 128
+    return out.astype(int)
 
 
 def stored_graph(weight: np.ndarray, bits: int, folder) -> tuple:
@@ -91,8 +96,8 @@ def test_no_thread_is_an_error():
         widen(random_narrow(5).parts(), threads=0)
 
 
-@pytest.mark.parametrize("out", [np.empty((96, 41), np.uint8), np.empty((96, 40), np.int8),
-                                 np.empty((96, 80), np.uint8)[:, ::2], np.frombuffer(bytes(96 * 40), np.uint8)])
+@pytest.mark.parametrize("out", [np.empty((96, 41), np.int8), np.empty((96, 40), np.uint8),
+                                 np.empty((96, 80), np.int8)[:, ::2], np.frombuffer(bytes(96 * 40), np.int8)])
 def test_a_place_that_levels_cannot_be_written_to_is_refused(out):
     with pytest.raises((ValueError, TypeError)):
         _fast.widen(**random_narrow(5).parts(), out=out.reshape(96, -1) if out.ndim == 1 else out, threads=1)
@@ -154,13 +159,40 @@ def test_a_row_of_a_product_is_bitwise_free_of_the_batch_around_it(tmp_path, sha
             np.testing.assert_array_equal(product(session, x[start:start + size]), whole[start:start + size])
 
 
-def test_the_largest_levels_do_not_overflow(tmp_path):
-    """Pairs of products of uint8 and int8 do not fit 16 bits, which CPUs without VNNI add them in."""
+@pytest.fixture
+def largest(tmp_path) -> tuple:
+    """A graph of the largest levels that there are, the largest x, and what comes out."""
     weight = np.full((576, 8), 1.0, np.float32)
     weight[:, ::2] *= -1
     graph, stored = stored_graph(weight, 5, tmp_path)
     x = np.full((3, 576), 2.0, np.float32)
-    np.testing.assert_allclose(product(open_session(graph, "cpu", 1), x), x @ stored, rtol=1e-5)
+    return graph, x, x @ stored
+
+
+def test_the_largest_levels_do_not_overflow(largest):
+    graph, x, expected = largest
+    np.testing.assert_allclose(product(open_session(graph, "cpu", 1), x), expected, rtol=1e-5)
+
+
+ON_AN_OLD_CPU = """
+import sys
+import numpy as np
+from pathlib import Path
+from safeguard_sdk.engine.session import open_session
+folder = Path(sys.argv[1])
+y, = open_session(folder / "decoder.onnx", "cpu", 1).run(None, {"x": np.load(folder / "x.npy")})
+np.save(folder / "y.npy", y)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64") or not shutil.which("qemu-x86_64"),
+                    reason="an x86 CPU without VNNI is emulated by qemu-x86_64 (qemu-user), which is not installed")
+def test_nor_do_they_on_a_cpu_that_adds_pairs_of_products_in_16_bits(largest):
+    graph, x, expected = largest
+    np.save(graph.with_name("x.npy"), x)
+    subprocess.run(["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", ON_AN_OLD_CPU, graph.parent], check=True,
+                   capture_output=True, timeout=300)
+    np.testing.assert_allclose(np.load(graph.with_name("y.npy")), expected, rtol=1e-5)
 
 
 def test_another_provider_than_the_cpu_is_refused_and_nothing_falls_back(tmp_path, monkeypatch):

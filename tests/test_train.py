@@ -17,7 +17,7 @@ from safeguard_sdk.engine.tags import TagTable
 from training.nano import train as training
 from training.nano.exam import build_exam
 from training.nano.reader import Reader
-from training.nano.train import Recipe, draw, fit, photo_world, score, see, word_world
+from training.nano.train import Recipe, blended, draw, fit, photo_world, score, see, word_world
 from training.photos import Photo
 from training.policyflip.policies import Pack, PolicyFlip
 from training.policyflip.voices import Voices
@@ -30,7 +30,8 @@ pytestmark = [
 ]
 
 RECIPE = Recipe(seed=3, views=1, layers=2, rank=2, learning_rate=1e-2, warmup_steps=2, steps=7, decay_from=5,
-                easy_steps=2, composed_from=4, families=2, micro_packs=3, checkpoint_every=2, evaluate_every=4)
+                easy_steps=2, composed_from=4, families=2, micro_packs=3, checkpoint_every=2, evaluate_every=4,
+                blend=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,24 @@ def test_opposite_policies_over_a_few_scenes_are_learnt_by_heart(tmp_path, monke
     assert len(losses) == 60 and losses[0] > 0.4 and max(losses[-5:]) < 0.05
     questions = [(pack.text, scene) for pack in packs for scene in pack.scenes]
     np.testing.assert_array_equal(score(reader, questions, encode) > 0, broken)
+
+
+def test_a_blend_lies_on_the_way_from_the_start_to_where_training_went(tmp_path, finished, sources, exam):
+    reader = new_reader()
+    start = {name: tensor.clone() for name, tensor in reader.state_dict().items()}
+    fit(reader, sources, encode, exam, tmp_path, replace(RECIPE, blend=0.25))
+    whole = finished[1].state_dict()
+    trained = torch.load(tmp_path / "reader.pt", weights_only=True)["reader"]
+    assert any(".lora_B." in name and tensor.any() for name, tensor in trained.items())
+    for name, tensor in trained.items():  # the product of B and A is what counts, and begins as nothing
+        expected = whole[name] if ".lora_A." in name else 0.75 * start[name] + 0.25 * whole[name]
+        torch.testing.assert_close(tensor, expected)
+
+
+@pytest.mark.parametrize(("share", "like"), [(0.0, "start"), (1.0, "trained")])
+def test_the_ends_of_a_blend_are_the_start_and_the_training(share, like):
+    weights = {"start": {"head": torch.tensor([1.0, 2.0])}, "trained": {"head": torch.tensor([3.0, 0.0])}}
+    torch.testing.assert_close(blended(weights["start"], weights["trained"], share), weights[like])
 
 
 def test_the_log_has_the_loss_the_time_left_and_the_validation(tmp_path, monkeypatch, sources, exam):

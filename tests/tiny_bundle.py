@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from safeguard_sdk.bundle import FORMAT
 from safeguard_sdk.prompt import PROMPTS
 
 FILES = {"vision.onnx": b"a graph", "vision-0.bin": b"its weights", "tokenizer.json": b"{}"}
@@ -13,7 +14,7 @@ def manifest_of(contents: dict[str, bytes], **changes) -> dict:
     """A manifest that names these files with their hashes; `changes` replace its entries."""
     style = PROMPTS["direct"]
     return {
-        "format": 1, "name": "tiny", "version": "0.1", "architecture": "tags",
+        "format": FORMAT, "name": "tiny", "version": "0.1", "architecture": "tags",
         "prompt": {"style": style.name, "version": style.version, "sha256": style.sha256},
         "processor": {"side": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "resample": "bilinear"},
         "max_policy_tokens": 64, "calibration": {"scale": 2.0, "shift": -1.0},

@@ -199,12 +199,11 @@ def _half(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _store_channels(blob: Blob, name: str, chunks, shape: tuple[int, int]) -> list[TensorProto]:
-    """uint8 (inputs, outputs), and a scale for every output: weight ≈ (levels - 128) · scale. Not int8: products of
-    uint8 and int8 overflow the 16 bits in which CPUs without VNNI add them in pairs."""
-    levels, scales = np.empty(shape, np.uint8), np.empty(shape[1], np.float32)
+    """int8 (inputs, outputs), and a scale for every output: weight ≈ levels · scale."""
+    levels, scales = np.empty(shape, np.int8), np.empty(shape[1], np.float32)
     for start, rows in chunks:
         scale = np.maximum(np.abs(rows).max(1) / 127, 1e-12)
-        levels[:, start:start + len(rows)] = (np.round(rows / scale[:, None]) + 128).astype(np.uint8).T
+        levels[:, start:start + len(rows)] = np.round(rows / scale[:, None]).astype(np.int8).T
         scales[start:start + len(rows)] = scale
     return [blob.add(f"{name}.levels", levels), blob.add(f"{name}.scales", scales)]
 
@@ -229,8 +228,7 @@ def _by_rows(node: onnx.NodeProto, name: str, quantised: dict[str, tuple[str, st
                   helper.make_node("Cast", [part["up"]], [part["levels"]], to=TensorProto.UINT8)]
         quantised[x] = part["levels"], part["scale"]
     levels, scale = quantised[x]
-    return [*nodes, helper.make_node("MatMulInteger", [levels, f"{name}.levels", "rows.zero", "rows.zero"],
-                                     [f"{result}.whole"]),
+    return [*nodes, helper.make_node("MatMulInteger", [levels, f"{name}.levels", "rows.zero"], [f"{result}.whole"]),
             helper.make_node("Cast", [f"{result}.whole"], [f"{result}.float"], to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"{result}.float", f"{name}.scales"], [f"{result}.scaled"]),
             helper.make_node("Mul", [f"{result}.scaled", scale], [result])]

@@ -2,7 +2,7 @@
 
 Beside `decoder.onnx` lie `decoder-0.npz` and so on, with three arrays for each weight: NAME.nibbles, NAME.planes and
 NAME.factors, see cpp_ext/widening.hpp. When the graph is opened they are widened and given to it as its initializer
-NAME.levels, (inputs, outputs) uint8 around 128.
+NAME.levels, (inputs, outputs) int8.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def widened(graph: Path, threads: int) -> dict[str, np.ndarray]:
     """
     stored = {name: parts for path in narrow_files(graph) for name, parts in _read(path).items()}
     shapes = {name: (len(nibbles), 2 * nibbles.shape[1]) for name, (nibbles, *_) in stored.items()}
-    everything = np.empty(sum(inputs * outputs for inputs, outputs in shapes.values()), np.uint8)
+    everything = np.empty(sum(inputs * outputs for inputs, outputs in shapes.values()), np.int8)
     levels, start = {}, 0
     for name, (inputs, outputs) in shapes.items():
         stop = start + inputs * outputs

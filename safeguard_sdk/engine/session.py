@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from safeguard_sdk._fast import cpu_features
 from safeguard_sdk.engine.narrow import narrow_files, widened
 from safeguard_sdk.errors import EngineError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+# x86 CPUs without these add products of uint8 and int8 in pairs of 16 bits, which overflow without a word. There
+# weights become uint8 as they are loaded: the same bits, at the speed that such CPUs have. ARM needs nothing.
+EXACT_IN_INT8 = {"avx512_vnni", "avx_vnni"}
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where the memory of a provider lies
 
 
@@ -69,6 +73,8 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
     options.enable_mem_pattern = False
     # A check runs several graphs in turn, each on threads of its own; those of one must not spin while the next works.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not EXACT_IN_INT8 & set(cpu_features()):
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if provider != "cpu" and narrow_files(path):
         raise EngineError(f"{path}: multiplies whole numbers as only the provider cpu does, not {provider}; "
                           "ask for cpu, or for a bundle exported from a Qwen-VL checkpoint")

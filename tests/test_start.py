@@ -116,7 +116,7 @@ def test_what_is_read_of_few_bits_is_what_the_engine_multiplies_with(bundle):
     assert len(weights) == 4 * LAYERS and {f"{name}.levels" for name in weights} == levels.keys()
     for name, weight in weights.items():
         scales = numpy_helper.to_array(stored[f"{name}.scales"], str(bundle))
-        np.testing.assert_array_equal(weight, (levels[f"{name}.levels"].astype(np.float32) - 128) * scales)
+        np.testing.assert_array_equal(weight, levels[f"{name}.levels"].astype(np.float32) * scales)
 
 
 def test_a_run_that_goes_on_keeps_its_start_and_refuses_another(tmp_path, bundle):

@@ -39,7 +39,6 @@ from safeguard_sdk import Bundle
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.image import to_model_input
 
-OWN = ("ours", "vision", "transformers", "cached", "gemm")
 SHAPES = tuple(name for name in MODELS if name.startswith("Qwen2.5"))
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -93,10 +92,12 @@ def compare(checkpoint: Path, bundle: Bundle, policy_tokens: int, image_tokens: 
         "cached": lambda: _over_cache(model, asked, cached, prefix.length),
         "gemm": _products(bundle, after, threads),
     }
+    rivals = {}
     if openvino_model:
-        systems |= openvino(openvino_model, style.prefix(text), style.suffix, side, threads)
+        rivals["openvino"] = openvino(openvino_model, style.prefix(text), style.suffix, side, threads)
     if genai_model:
-        systems |= genai(genai_model, asked["input_ids"][0].tolist(), prefix.length)
+        rivals["genai"] = genai(genai_model, asked["input_ids"][0].tolist(), prefix.length, threads)
+    systems |= rivals
     times: dict[str, list[float]] = {name: [] for name in systems}
     for run in range(runs + 1):
         for name, system in systems.items():
@@ -107,12 +108,11 @@ def compare(checkpoint: Path, bundle: Bundle, policy_tokens: int, image_tokens: 
                 times[name].append((time.perf_counter() - started) * 1000)
     ms = {name: round(float(np.median(some)), 2) for name, some in times.items()}
     prefill = ms["ours"] - ms["vision"]
-    rivals = {name: round(ms[name] / ms["ours"], 2) for name in systems if name not in OWN}
     return {"bundle": bundle.name, "quantization": bundle.manifest["quantization"]["scheme"],
             "policy_tokens": prefix.length, "tokens_after": after, "threads": threads, "runs": runs, "ms": ms,
             "times_transformers": round(ms["transformers"] / ms["ours"], 2),
             "times_cached": round(ms["cached"] / ms["ours"], 2), "of_gemm_floor": round(prefill / ms["gemm"], 2),
-            "times_rivals": rivals}
+            "times_rivals": {name: round(ms[name] / ms["ours"], 2) for name in rivals}}
 
 
 def _text_of_length(engine, style, tokens: int) -> str:

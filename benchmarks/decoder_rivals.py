@@ -10,6 +10,7 @@ own. To run the models only openvino-genai and onnxruntime-genai are needed.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ import typer
 System = Callable[[], object]
 
 
-def openvino(folder: Path, before: str, after: str, side: int, threads: int) -> dict[str, System]:
+def openvino(folder: Path, before: str, after: str, side: int, threads: int) -> System:
     """openvino-genai, one token, with its cache of prefixes, which holds the policy.
 
     side  of the square image, pixels; every call gets an image of its own, or the cache would hold the image, too
@@ -31,16 +32,19 @@ def openvino(folder: Path, before: str, after: str, side: int, threads: int) -> 
     limits = {"INFERENCE_NUM_THREADS": threads} if threads else {}
     pipeline = runtime.VLMPipeline(str(folder), "CPU", scheduler_config=caching, **limits)
     random = np.random.default_rng(0)
-    return {"openvino": lambda: pipeline.generate(
+    return lambda: pipeline.generate(
         f"{before}<ov_genai_image_0>{after}", max_new_tokens=1, do_sample=False,
-        images=[core.Tensor(random.integers(0, 256, (1, side, side, 3), np.uint8))])}
+        images=[core.Tensor(random.integers(0, 256, (1, side, side, 3), np.uint8))])
 
 
-def genai(folder: Path, ids: list[int], cached: int) -> dict[str, System]:
+def genai(folder: Path, ids: list[int], cached: int, threads: int) -> System:
     """onnxruntime-genai on the decoder alone: what comes after the first `cached` tokens is read over their cache, and
     then taken back. The image's places are read as words, so that no encoder is needed: less than the question asks."""
     runtime = _require("onnxruntime_genai")
-    model = runtime.Model(str(folder))
+    config = runtime.Config(str(folder))
+    if threads:
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+    model = runtime.Model(config)
     settings = runtime.GeneratorParams(model)
     settings.set_search_options(max_length=len(ids) + 1, do_sample=False)
     generator = runtime.Generator(model, settings)
@@ -51,7 +55,7 @@ def genai(folder: Path, ids: list[int], cached: int) -> dict[str, System]:
         logits = generator.get_logits()
         generator.rewind_to(cached)
         return logits
-    return {"genai": over_cache}
+    return over_cache
 
 
 def _require(module: str) -> ModuleType:

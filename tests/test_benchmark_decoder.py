@@ -36,7 +36,7 @@ def test_it_compares_a_bundle_with_its_checkpoint_and_ends_with_one_line_of_json
 
 @pytest.mark.parametrize(("module", "open_rival"), [
     ("openvino_genai", lambda folder: openvino(folder, "no guns", "verdict:", 56, 1)),
-    ("onnxruntime_genai", lambda folder: genai(folder, [1, 2, 3], 2))])
+    ("onnxruntime_genai", lambda folder: genai(folder, [1, 2, 3], 2, 1))])
 def test_a_rival_that_is_not_installed_is_an_error_that_says_how_to_get_it(module, open_rival, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(typer.BadParameter, match=f"pip install {module.replace('_', '-')}"):

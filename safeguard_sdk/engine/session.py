@@ -16,7 +16,8 @@ from safeguard_sdk.errors import EngineError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # x86 CPUs without these add products of uint8 and int8 in pairs of 16 bits, which overflow without a word. There
-# weights become uint8 as they are loaded: the same bits, at the speed that such CPUs have. ARM needs nothing.
+# weights become uint8 as they are loaded: the same bits, at the speed that such CPUs have. ARM needs nothing. Graphs
+# give these weights no zero point: the runtime cannot turn one that two products share.
 EXACT_IN_INT8 = {"avx512_vnni", "avx_vnni"}
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where the memory of a provider lies
 

@@ -118,11 +118,11 @@ def collate(packs: list[tuple[list[int], list[tuple[np.ndarray, np.ndarray]], li
     places = _places(lengths)
     shape = (1 + max(row for row, _ in places), max(lengths))
     ids, positions, picture = (np.zeros(shape, np.int64) for _ in range(3))
-    owner = np.full(shape, -1, np.int64)
+    pack = np.full(shape, -1, np.int64)
     knots = np.zeros((*shape, len(KNOTS)), np.float32)
     verdict_at = []
     for number, ((prefix, pictures, _), (row, start), length) in enumerate(zip(packs, places, lengths, strict=True)):
-        owner[row, start:start + length] = number
+        pack[row, start:start + length] = number
         here = start + len(prefix)
         ids[row, start:here], positions[row, start:here] = prefix, range(len(prefix))
         for one, (tags, probabilities) in enumerate(pictures, 1):
@@ -133,9 +133,11 @@ def collate(packs: list[tuple[list[int], list[tuple[np.ndarray, np.ndarray]], li
             knots[row, here:here + len(tags)] = knot_weights(np.asarray(probabilities, np.float32))
             verdict_at.append((row, end - 1))
             here = end
-    return Batch(*(torch.from_numpy(array) for array in (ids, positions, owner, picture, knots)),
-                 torch.tensor(verdict_at),
-                 torch.tensor([float(broken) for *_, verdicts in packs for broken in verdicts]))
+    return Batch(
+        ids=torch.from_numpy(ids), positions=torch.from_numpy(positions), pack=torch.from_numpy(pack),
+        picture=torch.from_numpy(picture), knots=torch.from_numpy(knots), verdict_at=torch.tensor(verdict_at),
+        broken=torch.tensor([float(broken) for *_, verdicts in packs for broken in verdicts]),
+    )
 
 
 def _places(lengths: list[int]) -> list[tuple[int, int]]:

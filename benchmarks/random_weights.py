@@ -21,7 +21,8 @@ def config_of(model: Model) -> Qwen2_5_VLConfig:
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
     vision = {"depth": model.vision_depth, "hidden_size": model.vision_width, "intermediate_size": model.vision_inner,
               "num_heads": 16, "out_hidden_size": model.width, "fullatt_block_indexes": [7, 15, 23, 31]}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=model.width < 3000)
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=model.width < 3000,
+                            architectures=["Qwen2_5_VLForConditionalGeneration"])
 
 
 def write_random(model: Model, folder: Path) -> None:
@@ -34,19 +35,20 @@ def write_random(model: Model, folder: Path) -> None:
     random = torch.Generator().manual_seed(0)
     shard: dict[str, torch.Tensor] = {}
     files: dict[str, str] = {}
-    number = 0
+    number, written = 0, 0
     for place, (name, shape) in enumerate(shapes.items()):
         values = torch.empty(shape, dtype=torch.bfloat16)
         if "norm" in name or "ln_q" in name:
             values.fill_(1)
         else:
             values.normal_(0, 0.02, generator=random)
-        shard[name] = values
+        shard[name], written = values, written + values.nbytes
         if place == len(shapes) - 1 or sum(tensor.nbytes for tensor in shard.values()) > SHARD:
             number += 1
             file = f"model-{number:05}.safetensors"
             save_file(shard, folder / file, {"format": "pt"})
             files |= dict.fromkeys(shard, file)
             shard = {}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}), encoding="utf-8")
+    index = {"metadata": {"total_size": written}, "weight_map": files}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     config.save_pretrained(folder)

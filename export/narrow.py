@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from export.gptq import nearest_of, round_in_turn
 from export.quantize import CLIPS, FILE_LIMIT, allow_operators_of_onnxruntime, replace_nodes
+from export.rows import Rows, multiply_rows, quantise_rows, row_constants
 from safeguard_sdk.engine.narrow import PARTS, narrow_files
 
 BLOCK = 32
@@ -79,9 +80,8 @@ def multiply_in_int8(model: onnx.ModelProto, bits_of: dict[str, int], moments: d
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     narrow: dict[str, Narrow] = {}
-    added = [numpy_helper.from_array(np.array(value, kind), f"rows.{key}") for key, value, kind in (
-        ("axis", [1], np.int64), ("least", 1e-12, np.float32), ("share", 1 / 127, np.float32),
-        ("middle", 128, np.uint8), ("one", 1, np.float32))]
+    quantised: dict[str, Rows] = {}
+    added = row_constants()
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type != "MatMul" or node.input[1] not in bits_of:
@@ -91,7 +91,11 @@ def multiply_in_int8(model: onnx.ModelProto, bits_of: dict[str, int], moments: d
         narrow[name] = narrowed(numpy_helper.to_array(weights[name]), bits_of[name], moments[name])
         added += [_given_levels(name, narrow[name].codes.shape), numpy_helper.from_array(narrow[name].scales,
                                                                                          f"{name}.scales")]
-        nodes += _product(node, name)
+        x, result = node.input[0], node.output[0]
+        if x not in quantised:
+            before, quantised[x] = quantise_rows(x)
+            nodes += before
+        nodes += multiply_rows(quantised[x], name, result)
     replace_nodes(model, nodes, added, set(bits_of))
     allow_operators_of_onnxruntime(model)
     return narrow
@@ -166,25 +170,6 @@ def _given_levels(name: str, shape: tuple[int, int]) -> TensorProto:
     set_external_data(tensor, ABSENT, 0, shape[0] * shape[1])
     tensor.ClearField("raw_data")
     return tensor
-
-
-def _product(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
-    """x @ weight with x ≈ (levels - 128) · scale, one scale for each row; levels of x are uint8, those of the weight
-    int8, for which CPUs with VNNI or AMX have instructions (engine/session.py minds the others)."""
-    x, result = node.input[0], node.output[0]
-    part = {key: f"{result}.{key}" for key in ("size", "most", "share", "scale", "middle", "levels", "column", "float")}
-    return [helper.make_node("Abs", [x], [part["size"]]),
-            helper.make_node("ReduceMax", [part["size"], "rows.axis"], [part["most"]], keepdims=0),
-            helper.make_node("Mul", [part["most"], "rows.share"], [part["share"]]),
-            helper.make_node("Max", [part["share"], "rows.least"], [part["scale"]]),
-            helper.make_node("Shape", [part["scale"]], [part["middle"] + ".shape"]),
-            helper.make_node("Expand", ["rows.middle", part["middle"] + ".shape"], [part["middle"]]),
-            helper.make_node("QuantizeLinear", [x, part["scale"], part["middle"]], [part["levels"]], axis=0),
-            helper.make_node("MatMulIntegerToFloat", [part["levels"], f"{name}.levels", "rows.one", f"{name}.scales",
-                                                      "rows.middle"], [part["float"]],
-                             domain="com.microsoft"),
-            helper.make_node("Unsqueeze", [part["scale"], "rows.axis"], [part["column"]]),
-            helper.make_node("Mul", [part["float"], part["column"]], [result])]
 
 
 def _size(arrays: dict[str, np.ndarray]) -> int:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from benchmarks import random_weights
 from benchmarks.decoder import app
 from benchmarks.decoder_rivals import genai, openvino
+from benchmarks.operators import MOST
 from export.plan import Model
 from export.qwen.build import Order, export_qwen
 from export.qwen.shapes import QwenShape
@@ -32,6 +33,9 @@ def test_it_compares_a_bundle_with_its_checkpoint_and_ends_with_one_line_of_json
     found = json.loads(result.stdout.splitlines()[-1])
     assert set(found["ms"]) == {"ours", "vision", "transformers", "cached", "gemm"} and min(found["ms"].values()) > 0
     assert found["policy_tokens"] >= 40 and found["tokens_after"] > 16
+    assert set(found["ms_of_operators"]) == {"vision", "decoder"}
+    assert all(times["MatMulIntegerToFloat"] >= 0 and len(times) == MOST + 1
+               for times in found["ms_of_operators"].values())
 
 
 @pytest.mark.parametrize(("module", "open_rival"), [
@@ -54,3 +58,7 @@ def test_random_weights_are_a_whole_checkpoint_in_shards(tmp_path, monkeypatch):
     assert weights.shape("layers.1.mlp.down_proj.weight") == (256, 384)
     assert weights.rows("visual.blocks.0.attn.qkv.weight").std() == pytest.approx(0.02, rel=0.1)
     assert torch.equal(weights.rows("norm.weight"), torch.ones(256))
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_bytes())
+    assert 0 < index["metadata"]["total_size"] < sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    config = json.loads((tmp_path / "config.json").read_bytes())
+    assert config["architectures"] == ["Qwen2_5_VLForConditionalGeneration"]

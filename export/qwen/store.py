@@ -34,6 +34,7 @@ from export.quantize import (
     replace_nodes,
 )
 from export.qwen.weights import Weights
+from export.rows import Rows, multiply_rows, quantise_rows, row_constants
 
 SCHEMES = ("fp32", "fp16", "w8a8", "w8a16", "w4a16")
 EXACT = ("patch_embed.", "verdict.")           # few weights, all of what is seen and said: never quantised
@@ -208,30 +209,21 @@ def _store_channels(blob: Blob, name: str, chunks, shape: tuple[int, int]) -> li
     return [blob.add(f"{name}.levels", levels), blob.add(f"{name}.scales", scales)]
 
 
-def _by_rows(node: onnx.NodeProto, name: str, quantised: dict[str, tuple[str, str]],
-             initializers: list[TensorProto]) -> list[onnx.NodeProto]:
-    """x @ weight in 8 bits: x ≈ (levels - 128) · scale with one scale for each row; layers with one input share it."""
-    nodes, x, result = [], node.input[0], node.output[0]
+def _by_rows(node: onnx.NodeProto, name: str, quantised: dict[str, Rows], initializers: list[TensorProto]
+             ) -> list[onnx.NodeProto]:
+    """(…, in) @ weight in 8 bits as rows.py has it; layers with one input share its rows."""
+    x, result = node.input[0], node.output[0]
+    flat, outer, shape = f"{x}.flat", f"{x}.outer", f"{x}.shape"
+    nodes: list[onnx.NodeProto] = []
     if not quantised:
-        initializers += [numpy_helper.from_array(np.array(value, kind), f"rows.{key}") for key, value, kind in (
-            ("last", [-1], np.int64), ("least", 1e-12, np.float32), ("levels", 127, np.float32),
-            ("middle", 128, np.float32), ("zero", 128, np.uint8))]
+        initializers += [*row_constants(), numpy_helper.from_array(np.array([-1]), "rows.rest")]
     if x not in quantised:
-        part = {key: f"{x}.rows.{key}" for key in ("size", "most", "safe", "scale", "share", "round", "up", "levels")}
-        nodes += [helper.make_node("Abs", [x], [part["size"]]),
-                  helper.make_node("ReduceMax", [part["size"], "rows.last"], [part["most"]], keepdims=1),
-                  helper.make_node("Max", [part["most"], "rows.least"], [part["safe"]]),
-                  helper.make_node("Div", [part["safe"], "rows.levels"], [part["scale"]]),
-                  helper.make_node("Div", [x, part["scale"]], [part["share"]]),
-                  helper.make_node("Round", [part["share"]], [part["round"]]),
-                  helper.make_node("Add", [part["round"], "rows.middle"], [part["up"]]),
-                  helper.make_node("Cast", [part["up"]], [part["levels"]], to=TensorProto.UINT8)]
-        quantised[x] = part["levels"], part["scale"]
-    levels, scale = quantised[x]
-    return [*nodes, helper.make_node("MatMulInteger", [levels, f"{name}.levels", "rows.zero"], [f"{result}.whole"]),
-            helper.make_node("Cast", [f"{result}.whole"], [f"{result}.float"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{result}.float", f"{name}.scales"], [f"{result}.scaled"]),
-            helper.make_node("Mul", [f"{result}.scaled", scale], [result])]
+        before, quantised[x] = quantise_rows(flat)
+        nodes += [helper.make_node("Flatten", [x], [flat], axis=-1), *before,
+                  helper.make_node("Shape", [x], [outer], end=-1),
+                  helper.make_node("Concat", [outer, "rows.rest"], [shape], axis=0)]
+    return [*nodes, *multiply_rows(quantised[x], name, f"{result}.rows"),
+            helper.make_node("Reshape", [f"{result}.rows", shape], [result])]
 
 
 def _in_blocks(source: Source, name: str, chunks, bits: int) -> Blocks:

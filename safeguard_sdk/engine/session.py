@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from safeguard_sdk._fast import cpu_features
-from safeguard_sdk.engine.narrow import narrow_files, widened
+from safeguard_sdk.engine.narrow import widened
 from safeguard_sdk.errors import EngineError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -19,6 +19,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 # weights become uint8 as they are loaded: the same bits, at the speed that such CPUs have. ARM needs nothing. Graphs
 # give these weights no zero point: the runtime cannot turn one that two products share.
 EXACT_IN_INT8 = {"avx512_vnni", "avx_vnni"}
+ONLY_ON_CPU = b"MatMulIntegerToFloat"  # an operator that no GPU provider has; it would run on the CPU without a word
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where the memory of a provider lies
 
 
@@ -76,9 +77,10 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not EXACT_IN_INT8 & set(cpu_features()):
         options.add_session_config_entry("session.x64quantprecision", "1")
-    if provider != "cpu" and narrow_files(path):
-        raise EngineError(f"{path}: multiplies whole numbers as only the provider cpu does, not {provider}; "
-                          "ask for cpu, or for a bundle exported from a Qwen-VL checkpoint")
+    if provider != "cpu" and ONLY_ON_CPU in path.read_bytes():
+        raise EngineError(f"{path}: multiplies rows of whole numbers, which only the provider cpu does, not {provider}; "
+                          "ask for cpu, or for a bundle exported from a Qwen-VL checkpoint with --quant fp16, w8a16 or "
+                          "w4a16")
     levels = widened(path, threads or os.cpu_count() or 1)
     options.add_external_initializers(list(levels), [onnxruntime.OrtValue.ortvalue_from_numpy(array)
                                                      for array in levels.values()])

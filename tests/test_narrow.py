@@ -198,7 +198,7 @@ def test_nor_do_they_on_a_cpu_that_adds_pairs_of_products_in_16_bits(largest):
 def test_another_provider_than_the_cpu_is_refused_and_nothing_falls_back(tmp_path, monkeypatch):
     graph, _ = stored_graph(np.ones((BLOCK, 8), np.float32), 5, tmp_path)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with pytest.raises(EngineError, match="only the provider cpu does, not cuda; ask for cpu"):
+    with pytest.raises(EngineError, match="as only the provider cpu does, not cuda; ask for cpu"):
         open_session(graph, "cuda", 1)
 
 

@@ -78,9 +78,9 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
     if not EXACT_IN_INT8 & set(cpu_features()):
         options.add_session_config_entry("session.x64quantprecision", "1")
     if provider != "cpu" and ONLY_ON_CPU in path.read_bytes():
-        raise EngineError(f"{path}: multiplies rows of whole numbers, which only the provider cpu does, not {provider}; "
-                          "ask for cpu, or for a bundle exported from a Qwen-VL checkpoint with --quant fp16, w8a16 or "
-                          "w4a16")
+        raise EngineError(f"{path}: multiplies whole numbers row by row, as only the provider cpu does, not "
+                          f"{provider}; ask for cpu, or for a bundle exported from a Qwen-VL checkpoint with --quant "
+                          "fp16, w8a16 or w4a16")
     levels = widened(path, threads or os.cpu_count() or 1)
     options.add_external_initializers(list(levels), [onnxruntime.OrtValue.ortvalue_from_numpy(array)
                                                      for array in levels.values()])

@@ -6,10 +6,12 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper, numpy_helper
 from products import correlated, matmul
 
 from export import narrow
@@ -206,6 +208,16 @@ def test_only_the_products_that_are_named_become_whole_numbers():
     model = matmul(np.ones((BLOCK, 8), np.float32))
     multiply_in_int8(model, {}, {})
     assert [node.op_type for node in model.graph.node] == ["MatMul"]
+
+
+def test_products_of_one_input_quantise_it_once():
+    model = matmul(np.ones((BLOCK, 8), np.float32))
+    (node,), (weight,) = model.graph.node, model.graph.initializer
+    model.graph.initializer.append(numpy_helper.from_array(np.full((BLOCK, 16), 2, np.float32), "other"))
+    model.graph.node.append(helper.make_node("MatMul", [node.input[0], "other"], ["z"]))
+    multiply_in_int8(model, {weight.name: 5, "other": 5}, dict.fromkeys((weight.name, "other"), np.eye(BLOCK)))
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert (kinds["QuantizeLinear"], kinds["MatMulIntegerToFloat"]) == (1, 2)
 
 
 # Files.

@@ -69,6 +69,13 @@ def test_a_concept_is_true_false_or_open_in_a_scene(concepts, labels, truth):
     assert concepts.truth(concept(**WEAPON), concepts.shown(frozenset(labels), "zoo")) is truth
 
 
+def test_a_name_alone_shows_its_kinds_and_an_unknown_name_nothing(concepts):
+    owl = concepts.named("owl")
+    assert concepts.truth(concept(kinds=["bird"]), owl) is True
+    assert concepts.truth(concept(kinds=["fruit"]), owl) is False
+    assert concepts.named("sundry") is None
+
+
 def test_a_wide_label_leaves_the_kinds_below_it_open(concepts):
     bird, dog = concepts.shown(frozenset({"bird"})), concepts.shown(frozenset({"dog"}))
     assert concepts.truth(concept(kinds=["owl"]), bird) is None
@@ -227,3 +234,21 @@ def test_a_seed_gives_the_same_packs_in_every_process():
                             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(script.parents[1])}).stdout
              for seed in ("1", "2")}
     assert len(found) == 1
+
+
+def test_a_tag_alone_gets_the_verdict_of_a_scene_that_shows_nothing_else():
+    world = tiny_world.photo_world()
+    judged = {True: 0, False: 0}
+    for pack in (pack for packs in tiny_world.draws(world, 60) for pack in packs if pack.family != "blanket"):
+        for scene, broken in zip(pack.scenes, pack.broken, strict=True):
+            if len(scene.shown.labels) == 1 and (verdict := pack.alone(*scene.shown.labels)) is not None:
+                assert verdict is broken
+                judged[verdict] += 1
+    assert min(judged.values()) > 20
+
+
+def test_under_a_policy_about_everything_each_tag_gets_the_verdict_of_the_policy():
+    packs = [pack for packs in tiny_world.draws(tiny_world.photo_world(), 200) for pack in packs
+             if pack.family == "blanket"]
+    assert {pack.alone("owl") for pack in packs} == {True, False}
+    assert all(pack.alone("sundry") is pack.broken[0] for pack in packs)

@@ -102,6 +102,28 @@ def test_the_verdict_is_read_off_the_last_token_of_each_picture():
     assert batch.broken.tolist() == [1.0, 0.0, 1.0]
 
 
+def test_tags_whose_own_verdict_is_known_are_found_where_they_end():
+    ids, probabilities = picture(CAT)
+    taught = POLICY, [(ids, probabilities, np.array([0, np.nan, 1], np.float32)), picture(OWL)], [True, False]
+    batch = collate([pack(POLICY, OWL), taught], SUFFIX)
+    (row, start), (_, end) = batch.tag_at.tolist()
+    assert batch.tag_broken.tolist() == [0, 1] and end == start + 2
+    assert batch.ids[row, start:end + 1].tolist() == CAT[0]
+    assert collate([pack(POLICY, CAT)], SUFFIX).tag_at.shape == (0, 2)
+
+
+def test_the_verdict_on_a_tag_alone_knows_the_policy_and_nothing_of_later_tags(reader):
+    def alone(policy: list[int], ids: list[int]) -> torch.Tensor:
+        verdicts = np.array([1] + [np.nan] * (len(ids) - 1), np.float32)
+        tags = np.array(ids), np.full(len(ids), 0.9, np.float32), verdicts
+        with torch.no_grad():
+            return reader.judge(collate([(policy, [tags], [True])], SUFFIX))[1]
+
+    first = alone(POLICY, [21, 22, 23])
+    torch.testing.assert_close(alone(POLICY, [21, 40, 41]), first)
+    assert abs(alone(LONG_POLICY, [21, 22, 23]) - first) > 1e-3
+
+
 def test_short_packs_share_a_row_and_their_verdicts_keep_the_order_of_the_packs():
     batch = collate(PACKS["packs in one row"], SUFFIX)
     assert batch.pack.tolist() == [[1] * 25, [0] * 8 + [2] * 7 + [-1] * 10]

@@ -17,9 +17,11 @@ from safeguard_sdk.engine.tags import TagTable
 from training.nano import train as training
 from training.nano.exam import build_exam
 from training.nano.reader import Reader
-from training.nano.train import Recipe, blended, draw, fit, photo_world, score, see, word_world
+from training.nano.train import Recipe, blended, draw, fit, photo_world, score, see, taught_tokens, word_world
 from training.photos import Photo
+from training.policyflip.concepts import Shown
 from training.policyflip.policies import Pack, PolicyFlip
+from training.policyflip.scenes import Scene
 from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
 
@@ -30,8 +32,8 @@ pytestmark = [
 ]
 
 RECIPE = Recipe(seed=3, views=1, layers=2, rank=2, learning_rate=1e-2, warmup_steps=2, steps=7, decay_from=5,
-                easy_steps=2, composed_from=4, families=2, micro_packs=3, checkpoint_every=2, evaluate_every=4,
-                blend=1.0)
+                easy_steps=2, composed_from=4, families=2, word_families=1, micro_packs=3, checkpoint_every=2,
+                evaluate_every=4, alone=0.5, blend=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +138,9 @@ def test_the_reader_file_holds_the_recipe_and_what_was_trained_and_nothing_else(
     state = torch.load(out / "reader.pt", weights_only=True)
     assert Recipe(**state["recipe"]) == RECIPE
     names = set(state["reader"])
-    assert {"probability.weight", "verdict.weight", "verdict.bias"} < names
-    assert all("lora_" in name for name in names - {"probability.weight", "verdict.weight", "verdict.bias"})
+    heads = {name for name in names if name.startswith(("probability.", "verdict.", "alone."))}
+    assert {"probability.weight", "verdict.weight", "verdict.bias", "alone.1.weight"} < heads
+    assert all("lora_" in name for name in names - heads)
     reader = new_reader()
     assert reader.load_state_dict(state["reader"], strict=False).unexpected_keys == []
     assert_same_weights(reader.state_dict(), trained.state_dict())
@@ -156,7 +159,8 @@ def test_opposite_policies_over_a_few_scenes_are_learnt_by_heart(tmp_path, monke
     packs = [pack for pack in sources[0][0].family(random.Random(2), easy=True) if pack.scenes]
     broken = np.array([broken for pack in packs for broken in pack.broken])
     assert set(broken) == {True, False} and len(packs) == 2
-    recipe = replace(RECIPE, steps=60, decay_from=40, families=1, learning_rate=3e-3, evaluate_every=60)
+    recipe = replace(RECIPE, steps=60, decay_from=40, families=1, word_families=0, learning_rate=3e-3,
+                     evaluate_every=60)
     reader = new_reader()
     fit(reader, [[Always(packs)]] * 2, encode, exam, tmp_path, recipe)
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
@@ -238,6 +242,31 @@ def test_the_first_steps_are_easy_and_every_step_has_photos_and_words(sources):
     for packs in steps.values():
         assert all(pack.scenes for pack in packs)
         assert {scene.photo >= 0 for pack in packs for scene in pack.scenes} == {True, False}
+
+
+SCENE = Scene(lambda rng: [("eagle", 0.9), ("strange thing", 0.5), ("poodle", 0.2)],
+              Shown(frozenset({"eagle", "poodle"}), frozenset(), frozenset(), ""))
+
+
+def test_a_step_has_as_many_families_over_words_as_the_recipe_says():
+    class Counted:
+        def __init__(self, kind: str) -> None:
+            self.kind = kind
+
+        def family(self, rng: random.Random, easy: bool) -> list[Pack]:
+            return [Pack("no owls", (SCENE,), (True,), self.kind)]
+
+    recipe = replace(RECIPE, families=5, word_families=2)
+    packs = draw([[Counted("photos"), Counted("words")]] * 2, recipe, step=9)
+    assert sorted(pack.family for pack in packs) == ["photos"] * 3 + ["words"] * 2
+
+
+def test_each_tag_is_taught_the_verdict_that_it_alone_would_get_where_that_is_known():
+    pack = Pack("no birds, please", (SCENE,), (True,), "single", {"eagle": True, "poodle": False}.get)
+    ids, probabilities, alone = taught_tokens(pack, SCENE, lambda text: encode(text.replace(",", " ,")),
+                                              random.Random(0))
+    assert len(ids) == len(probabilities) == 7  # a name of two words, and a comma behind each name
+    np.testing.assert_array_equal(alone, [np.nan, 1, np.nan, np.nan, np.nan, np.nan, 0])
 
 
 def test_scores_do_not_depend_on_what_is_scored_together(sources):

@@ -7,7 +7,7 @@ tokens; a token carries the probability of its tag as a mixture of learnt embedd
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,12 +90,20 @@ def image_tokens(tags: Sequence[tuple[str, float]], encode: Encode) -> tuple[np.
     """
     ids: list[int] = []
     probabilities: list[float] = []
+    for _, probability, tokens in read_tags(tags, encode):
+        ids += tokens
+        probabilities += [probability] * len(tokens)
+    return np.array(ids, dtype=np.int64), np.array(probabilities, dtype=np.float32)
+
+
+def read_tags(tags: Sequence[tuple[str, float]], encode: Encode) -> Iterator[tuple[str, float, list[int]]]:
+    """Name, probability and tokens of each tag that fits into IMAGE_TOKENS, in the order in which they are read."""
+    taken = 0
     for name, probability in tags:
         tokens = encode(f" {name},")
-        if len(ids) + len(tokens) <= IMAGE_TOKENS:
-            ids += tokens
-            probabilities += [probability] * len(tokens)
-    return np.array(ids, dtype=np.int64), np.array(probabilities, dtype=np.float32)
+        if taken + len(tokens) <= IMAGE_TOKENS:
+            taken += len(tokens)
+            yield name, probability, tokens
 
 
 def knot_weights(probabilities: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from safeguard_sdk.engine.tags import KNOTS, knot_weights
 from safeguard_sdk.prompt import PROMPTS
 
 STYLE = PROMPTS["direct"]
+ALONE_AFTER = 2 / 3  # of the layers: where each tag's own verdict is asked for, so that later layers can weigh them
 LOGIT_SCALE = 0.1  # SmolLM2's raw logits are tens; unscaled, the loss starts in saturation and stays at chance
 
 
@@ -34,6 +35,8 @@ class Batch:
     knots: torch.Tensor        # (rows, T, knots) float32: probability of a tag token, all 0 elsewhere
     verdict_at: torch.Tensor   # (R, 2) int64: row and place of each picture's last token, in the order of the packs
     broken: torch.Tensor       # (R,) float32
+    tag_at: torch.Tensor       # (S, 2) int64: row and place of the last token of each tag whose own verdict is known
+    tag_broken: torch.Tensor   # (S,) float32: whether that tag alone breaks the policy
 
     def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
         """(rows, 1, T, T) additive: causal within a pack; pictures see the policy and themselves."""
@@ -57,16 +60,27 @@ class Reader(nn.Module):
         with torch.no_grad():
             self.verdict.weight.copy_(verdict_rows * LOGIT_SCALE)
             self.verdict.bias.zero_()
+        self.alone = nn.Sequential(nn.LayerNorm(model.config.hidden_size), nn.Linear(model.config.hidden_size, 1))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(R,) logit that the policy is broken."""
+        return self.judge(batch)[0]
+
+    def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(R,) logit that a picture breaks the policy, (S,) logit that a tag alone does.
+
+        The second is for training only. It tells the layers below what each tag means under the policy, where one
+        verdict for all the tags of a picture leaves them to guess.
+        """
         embedded = self.model.get_input_embeddings()(batch.ids)
         embedded = embedded + (batch.knots @ self.probability.weight).to(embedded.dtype)
-        hidden = self.model(inputs_embeds=embedded, attention_mask=batch.attention_mask(embedded.dtype),
-                            position_ids=batch.positions, use_cache=False).last_hidden_state
-        last = hidden[batch.verdict_at[:, 0], batch.verdict_at[:, 1]]
+        states = self.model(inputs_embeds=embedded, attention_mask=batch.attention_mask(embedded.dtype),
+                            position_ids=batch.positions, use_cache=False, output_hidden_states=True)
+        last = states.last_hidden_state[batch.verdict_at[:, 0], batch.verdict_at[:, 1]]
         safe, unsafe = self.verdict(last.float()).unbind(1)
-        return unsafe - safe
+        between = states.hidden_states[round(ALONE_AFTER * (len(states.hidden_states) - 1))]
+        tags = between[batch.tag_at[:, 0], batch.tag_at[:, 1]]
+        return unsafe - safe, self.alone(tags.float())[:, 0]
 
 
 def load_base(gguf: Path, layers: int):
@@ -108,35 +122,41 @@ def compile_layers(reader: Reader) -> None:
         layer.compile(dynamic=True)
 
 
-def collate(packs: list[tuple[list[int], list[tuple[np.ndarray, np.ndarray]], list[bool]]],
-            suffix: list[int]) -> Batch:
+def collate(packs: list[tuple[list[int], list[tuple[np.ndarray, ...]], list[bool]]], suffix: list[int]) -> Batch:
     """Token ids of the policy's prompt prefix, (ids, probabilities) of each picture, verdicts → a batch.
 
     suffix  tokens between a picture and its verdict, the same for all
+    A picture may bring a third array: 1 or 0 at the last token of a tag that alone breaks the policy or does not, nan
+    elsewhere.
     """
-    lengths = [len(prefix) + sum(len(tags) + len(suffix) for tags, _ in pictures) for prefix, pictures, _ in packs]
+    lengths = [len(prefix) + sum(len(tags) + len(suffix) for tags, *_ in pictures) for prefix, pictures, _ in packs]
     places = _places(lengths)
     shape = (1 + max(row for row, _ in places), max(lengths))
     ids, positions, picture = (np.zeros(shape, np.int64) for _ in range(3))
     pack = np.full(shape, -1, np.int64)
     knots = np.zeros((*shape, len(KNOTS)), np.float32)
-    verdict_at = []
+    verdict_at, tag_at, tag_broken = [], [], []
     for number, ((prefix, pictures, _), (row, start), length) in enumerate(zip(packs, places, lengths, strict=True)):
         pack[row, start:start + length] = number
         here = start + len(prefix)
         ids[row, start:here], positions[row, start:here] = prefix, range(len(prefix))
-        for one, (tags, probabilities) in enumerate(pictures, 1):
+        for one, (tags, probabilities, *alone) in enumerate(pictures, 1):
             end = here + len(tags) + len(suffix)
             ids[row, here:end] = [*tags, *suffix]
             positions[row, here:end] = range(len(prefix), len(prefix) + end - here)
             picture[row, here:end] = one
             knots[row, here:here + len(tags)] = knot_weights(np.asarray(probabilities, np.float32))
             verdict_at.append((row, end - 1))
+            for verdicts in alone:
+                known = np.flatnonzero(~np.isnan(verdicts))
+                tag_at += [(row, here + place) for place in known]
+                tag_broken += verdicts[known].tolist()
             here = end
     return Batch(
         ids=torch.from_numpy(ids), positions=torch.from_numpy(positions), pack=torch.from_numpy(pack),
         picture=torch.from_numpy(picture), knots=torch.from_numpy(knots), verdict_at=torch.tensor(verdict_at),
         broken=torch.tensor([float(broken) for *_, verdicts in packs for broken in verdicts]),
+        tag_at=torch.tensor(tag_at, dtype=torch.int64).reshape(-1, 2), tag_broken=torch.tensor(tag_broken),
     )
 
 

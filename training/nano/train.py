@@ -21,7 +21,7 @@ import torch
 import yaml
 from torch import nn
 
-from safeguard_sdk.engine.tags import Encode, TagTable, image_tokens
+from safeguard_sdk.engine.tags import Encode, TagTable, image_tokens, read_tags
 from training.assets import fetch_wordnet
 from training.nano.exam import Question, build_exam, metrics
 from training.nano.reader import STYLE, Reader, collate, compile_layers
@@ -57,9 +57,11 @@ class Recipe:
     easy_steps: int
     composed_from: int
     families: int
+    word_families: int
     micro_packs: int
     checkpoint_every: int
     evaluate_every: int
+    alone: float
     blend: float
 
     @classmethod
@@ -122,10 +124,10 @@ def fit(reader: Reader, sources: list[list[PolicyFlip]], encode: Encode, exam: l
     started = time.monotonic()
     with open(out / "log.jsonl", "a", encoding="utf-8") as log:
         for step in range(first, recipe.steps):
-            loss = _step(reader, optimizer, draw(sources, recipe, step), encode, recipe, step)
+            losses = _step(reader, optimizer, draw(sources, recipe, step), encode, recipe, step)
             done = step + 1
             if done % LOG_EVERY == 0:
-                _report(log, {"step": done, "loss": loss, "eta_minutes": _eta(started, first, done, recipe.steps)})
+                _report(log, {"step": done, **losses, "eta_minutes": _eta(started, first, done, recipe.steps)})
             if done % recipe.evaluate_every == 0 and done < recipe.steps:
                 _evaluate(reader, exam, encode, done, log)
             if done % recipe.checkpoint_every == 0 or done == recipe.steps:
@@ -186,13 +188,13 @@ def word_world(sight: Sight, concepts: Concepts, heldout: Heldout) -> WordWorld:
 
 
 def draw(sources: list[list[PolicyFlip]], recipe: Recipe, step: int) -> list[Pack]:
-    """The packs of a step, from the first sources until `composed_from` and from the second ones then; the same for the
-    same seed and step, whatever ran before."""
+    """The packs of a step, from the first sources until `composed_from` and from the second ones then, each over photos
+    and over words; the same for the same seed and step, whatever ran before."""
     some = sources[step >= recipe.composed_from]
     rng = random.Random(recipe.seed * 1_000_003 + step)
     packs = []
     for number in range(recipe.families):
-        packs += some[number % len(some)].family(rng, easy=step < recipe.easy_steps)
+        packs += some[number < recipe.word_families].family(rng, easy=step < recipe.easy_steps)
     return [pack for pack in packs if pack.scenes]
 
 
@@ -216,21 +218,39 @@ def score(reader: Reader, rows: list[tuple[str, Scene]], encode: Encode, togethe
     return logits
 
 
+def taught_tokens(pack: Pack, scene: Scene, encode: Encode,
+                  rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tokens of a scene, the probability of each, and whether the tag that ends there alone breaks the policy of
+    the pack: 1 or 0, nan elsewhere and where nobody can know."""
+    tags = scene.tags(rng)
+    ids, probabilities = image_tokens(tags, encode)
+    alone = np.full(len(ids), np.nan, np.float32)
+    end = 0
+    for name, _, tokens in read_tags(tags, encode):
+        end += len(tokens)
+        verdict = pack.alone(name)
+        if verdict is not None:
+            alone[end - 1] = verdict
+    return ids, probabilities, alone
+
+
 def _step(reader: Reader, optimizer: torch.optim.Optimizer, packs: list[Pack], encode: Encode, recipe: Recipe,
-          step: int) -> float:
-    """One update; returns the mean loss over the scenes."""
+          step: int) -> dict[str, float]:
+    """One update; returns the mean loss over the scenes, and over the tags alone."""
     rng = random.Random(step)
-    prepared = [(encode(STYLE.prefix(pack.text)), [image_tokens(scene.tags(rng), encode) for scene in pack.scenes],
+    prepared = [(encode(STYLE.prefix(pack.text)), [taught_tokens(pack, scene, encode, rng) for scene in pack.scenes],
                  list(pack.broken)) for pack in packs]
     scenes = sum(len(verdicts) for *_, verdicts in prepared)
-    total = 0.0
+    tags = max(1, sum(int(np.isfinite(alone).sum()) for _, pictures, _ in prepared for *_, alone in pictures))
+    total, total_alone = 0.0, 0.0
     for start in range(0, len(prepared), recipe.micro_packs):
         batch = collate(prepared[start:start + recipe.micro_packs], encode(STYLE.suffix))
         with torch.autocast("cpu", torch.bfloat16):
-            logits = reader(batch)
+            logits, tag_logits = reader.judge(batch)
         loss = nn.functional.binary_cross_entropy_with_logits(logits, batch.broken, reduction="sum") / scenes
-        loss.backward()
-        total += loss.item()
+        alone = nn.functional.binary_cross_entropy_with_logits(tag_logits, batch.tag_broken, reduction="sum") / tags
+        (loss + recipe.alone * alone).backward()
+        total, total_alone = total + loss.item(), total_alone + alone.item()
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * recipe.rate_at(step)
@@ -238,7 +258,7 @@ def _step(reader: Reader, optimizer: torch.optim.Optimizer, packs: list[Pack], e
     optimizer.zero_grad()
     if not math.isfinite(total):
         raise FloatingPointError(f"loss is {total} at step {step}; lower learning_rate and start from the checkpoint")
-    return total
+    return {"loss": total, "alone": total_alone}
 
 
 def _evaluate(reader: Reader, exam: list[Question], encode: Encode, step: int, log: TextIO) -> None:

@@ -74,6 +74,13 @@ class Concepts:
         synsets = frozenset(synset.offset for synset in map(self.synset_of_label, labels) if synset)
         return Shown(labels, synsets, self._kinds(synsets), source)
 
+    def named(self, name: str) -> Shown | None:
+        """What is to be seen where no more is known than its name; None if neither a label nor a noun is called so."""
+        if name not in self._named:
+            shown = self.shown(frozenset({name}))
+            self._named[name] = shown if shown.synsets or name in self._labels else None
+        return self._named[name]
+
     def synset_of_label(self, label: str) -> Synset | None:
         other = self.label_synsets.get(label)
         return self.wordnet.find(other[0]) if other else self.wordnet.find(label)
@@ -96,6 +103,14 @@ class Concepts:
         if shown.source and concept.absent_from is not None and shown.source not in concept.absent_from:
             return None
         return False
+
+    @cached_property
+    def _named(self) -> dict[str, Shown | None]:
+        return {}
+
+    @cached_property
+    def _labels(self) -> frozenset[str]:
+        return frozenset().union(*(group.labels for group in self.groups.values()))
 
     @cached_property
     def visible_nouns(self) -> tuple[Synset, ...]:

@@ -33,6 +33,7 @@ class Pack:
     scenes: tuple[Scene, ...]
     broken: tuple[bool, ...]
     family: str
+    alone: Callable[[str], bool | None] = lambda name: None  # whether a tag alone breaks the policy; None: unknown
 
 
 class PolicyFlip:
@@ -191,8 +192,8 @@ class PolicyFlip:
             allowed = self._name(named, rng).plural if named and rng.random() < 0.5 else "everything"
             texts = [(canonical("Anything", (), (allowed,)), False),
                      (canonical("Nothing", ("everything",), rng.choice(((), ("nothing",)))), True)]
-        return [Pack(self._dress(text, rng) if "\n" not in text else text, scenes, (broken,) * 4, "blanket")
-                for text, broken in texts]
+        return [Pack(self._dress(text, rng) if "\n" not in text else text, scenes, (broken,) * 4, "blanket",
+                     lambda name, broken=broken: broken) for text, broken in texts]
 
     # Policies of voices.
 
@@ -358,9 +359,14 @@ class PolicyFlip:
         return misspell(text, rng, rng.uniform(0.01, 0.05)) if slips < 0.16 else text
 
     def _pack(self, text: str, scenes: tuple[Scene, ...], decide: Decide, family: str) -> Pack:
+        def alone(name: str) -> bool | None:
+            shown = self.world.concepts.named(name)
+            return decide(shown) if shown else None
+
         judged = [(scene, decide(scene.shown)) for scene in scenes]
         known = [(scene, broken) for scene, broken in judged if broken is not None]
-        return Pack(text[:LONGEST], tuple(scene for scene, _ in known), tuple(broken for _, broken in known), family)
+        return Pack(text[:LONGEST], tuple(scene for scene, _ in known), tuple(broken for _, broken in known), family,
+                    alone)
 
 
 _EASY_PAIRS = ("Forbidden: {x}. Allowed: {y}.", "Allowed: {y}. Forbidden: {x}.", "No {x}. {y} are fine.",

@@ -38,6 +38,9 @@ measuring instrument; weight; top; side; end; layer; form; shape; component; sec
 formation; change; happening""".replace("\n", " ").split("; "))
 
 
+FAMILIAR = 0.85  # share of scenes of words whose thing is found in ordinary texts
+
+
 @dataclass(frozen=True)
 class Scene:
     tags: Callable[[random.Random], Tags]  # one view of it: what the eye names, with probabilities
@@ -117,7 +120,7 @@ class WordWorld:
     def any(self, rng: random.Random) -> Scene:
         if rng.random() < 0.2:
             return self._scene(rng, labels=frozenset({rng.choice(self.labels)}))
-        return self._scene(rng, noun=rng.choice(self.familiar if rng.random() < 0.65 else self.nouns))
+        return self._scene(rng, noun=rng.choice(self.familiar if rng.random() < FAMILIAR else self.nouns))
 
     def concept_in(self, scene: Scene, rng: random.Random) -> Concept | None:
         groups = [group for group in self.concepts.groups.values()
@@ -137,7 +140,7 @@ class WordWorld:
             return None
         synset = self.concepts.wordnet.synsets[rng.choice(sorted(concept.kinds))]
         siblings = [noun for parent in synset.hypernyms for noun in self._below[parent] if noun is not synset]
-        return self._scene(rng, noun=rng.choice(siblings)) if siblings else None
+        return self._scene(rng, noun=rng.choice(self._mostly_familiar(siblings, rng))) if siblings else None
 
     def allowed(self, concept: Concept) -> bool:
         return concept not in self.heldout
@@ -146,8 +149,13 @@ class WordWorld:
         """The noun itself or something below it, any depth."""
         synset = self.concepts.wordnet.synsets[offset]
         while self._below[synset.offset] and rng.random() < 0.75:
-            synset = rng.choice(self._below[synset.offset])
+            synset = rng.choice(self._mostly_familiar(self._below[synset.offset], rng))
         return synset
+
+    def _mostly_familiar(self, nouns: list[Synset], rng: random.Random) -> list[Synset]:
+        """Those of the nouns that ordinary texts have, FAMILIAR of the time and if there are any; else all."""
+        known = [noun for noun in nouns if noun.lemmas[0] in self.concepts.wordnet.familiar]
+        return known if known and rng.random() < FAMILIAR else nouns
 
     def _scene(self, rng: random.Random, noun: Synset | None = None, labels: frozenset[str] = frozenset()) -> Scene:
         shown = [self.concepts.shown(labels)] if labels else [self._shown(noun)]

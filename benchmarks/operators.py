@@ -15,10 +15,10 @@ import onnxruntime
 MOST = 8  # operators that are named; the others are one sum
 
 
-def operators(run: Callable[[], None]) -> dict[str, dict[str, float]]:
+def operators(run: Callable[[], object]) -> dict[str, dict[str, float]]:
     """Name of a graph → operator → milliseconds, the longest first, in the last run of the graph.
 
-    run  opens sessions, runs them, and keeps none; profiling adds a few percent to what it measures
+    run  opens sessions and runs them; what it gives is let go. Profiling adds a few percent to what it measures
     """
     with tempfile.TemporaryDirectory() as folder:
         class Profiled(onnxruntime.InferenceSession):
@@ -29,11 +29,13 @@ def operators(run: Callable[[], None]) -> dict[str, dict[str, float]]:
         with mock.patch.object(onnxruntime, "InferenceSession", Profiled):
             run()
             gc.collect()  # a session writes its profile when it goes
-        profiles = {path.name.split("_20")[0]: json.loads(path.read_bytes()) for path in Path(folder).iterdir()}
-    return {name: _longest(_last_run(profile)) for name, profile in sorted(profiles.items()) if _last_run(profile)}
+        times = {path.name.rsplit("_", 3)[0]: _last_run(json.loads(path.read_bytes()))  # GRAPH_DATE_TIME_MS.json
+                 for path in sorted(Path(folder).iterdir())}
+    return {name: _longest(some) for name, some in times.items() if some}
 
 
 def _last_run(profile: list[dict]) -> Counter:
+    """Operator → milliseconds; empty for a graph that never ran."""
     runs = [event for event in profile if event.get("name") == "model_run"]
     if not runs:
         return Counter()

@@ -3,8 +3,8 @@ neighbours in a batch.
 
 x ≈ (levels - 128) · scale with a scale for each row, weight = levels · scale with a scale for each output. Levels of x
 are uint8, those of the weight int8, for which CPUs with VNNI or AMX have instructions (engine/session.py minds the
-others). Operators are few, and each is one pass over memory: a product whose rounding is spelt out in Div, Round, Add
-and Cast, and whose result in Cast and Mul, spends two thirds of its time there.
+others). Operators are few, since each is a pass over memory: rounding spelt out in Div, Round, Add and Cast, and a
+result in Cast and Mul, cost about as much time as the product itself.
 """
 
 from __future__ import annotations

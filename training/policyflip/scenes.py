@@ -111,7 +111,7 @@ class WordWorld:
         self.concepts, self.heldout, self.labels = concepts, heldout, list(labels)
         nouns = concepts.visible_nouns
         self.nouns = list(nouns)
-        self.familiar = [noun for noun in nouns if noun.lemmas[0] in concepts.wordnet.familiar]
+        self.familiar = self._familiar(self.nouns)
         self._below: dict[str, list[Synset]] = defaultdict(list)
         for noun in nouns:
             for hypernym in noun.hypernyms:
@@ -153,9 +153,13 @@ class WordWorld:
         return synset
 
     def _mostly_familiar(self, nouns: list[Synset], rng: random.Random) -> list[Synset]:
-        """Those of the nouns that ordinary texts have, FAMILIAR of the time and if there are any; else all."""
-        known = [noun for noun in nouns if noun.lemmas[0] in self.concepts.wordnet.familiar]
+        """The familiar ones of the nouns, FAMILIAR of the time and if there are any; else all."""
+        known = self._familiar(nouns)
         return known if known and rng.random() < FAMILIAR else nouns
+
+    def _familiar(self, nouns: list[Synset]) -> list[Synset]:
+        """Those that ordinary texts have."""
+        return [noun for noun in nouns if noun.lemmas[0] in self.concepts.wordnet.familiar]
 
     def _scene(self, rng: random.Random, noun: Synset | None = None, labels: frozenset[str] = frozenset()) -> Scene:
         shown = [self.concepts.shown(labels)] if labels else [self._shown(noun)]

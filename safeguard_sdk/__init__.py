@@ -6,6 +6,7 @@
     verdict = guard.check("upload.jpg")
 """
 
+from safeguard_sdk import telemetry
 from safeguard_sdk.bundle import Bundle
 from safeguard_sdk.engine import Engine
 from safeguard_sdk.errors import (
@@ -22,6 +23,8 @@ from safeguard_sdk.guard import Guard
 from safeguard_sdk.policy import Policy
 from safeguard_sdk.record import Record
 from safeguard_sdk.verdict import Verdict
+
+telemetry.turn_off()  # before anything can load ONNX Runtime
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "BundleError", "Engine", "EngineError", "Guard", "ImageError", "Policy", "PolicyError", "Record",

@@ -16,6 +16,10 @@ from export.layers import MASKED, GatedFeedForward, Linear, RmsNorm, rotate
 from export.qwen.shapes import DecoderShape
 from export.qwen.vision import inverse_frequencies
 
+# Of the last position, in the last layer. One row alone takes other kernels than several (MatMulNBits in 4 bits on a CPU
+# with AVX2), which add in another order: an image alone would have other bits than beside others.
+ROWS_OF_LAST = 2
+
 
 class SelfAttention(nn.Module):
     """Grouped-query attention over cached and new positions."""
@@ -35,7 +39,7 @@ class SelfAttention(nn.Module):
     def forward(self, x, cos, sin, bias, past_key, past_value, last):
         """x (B, S, width); cos, sin (B, S, 1, head); bias (B, 1, S, P + S); past (1, groups, P, head).
 
-        last  whether the result is wanted of the last position alone; then it is (B, 1, width)
+        last  whether the result is wanted of the last position alone; then it is (B, ROWS_OF_LAST, width)
         """
         batch, length, _ = x.shape
         k = self.k_proj(x).view(batch, length, self.groups, self.head)
@@ -44,7 +48,7 @@ class SelfAttention(nn.Module):
         keys = torch.cat([past_key.expand(batch, -1, -1, -1), k.transpose(1, 2)], 2)       # (B, groups, P + S, head)
         values = torch.cat([past_value.expand(batch, -1, -1, -1), v.transpose(1, 2)], 2)
         if last:
-            x, cos, sin, bias, length = x[:, -1:], cos[:, -1:], sin[:, -1:], bias[:, :, -1:], 1
+            x, cos, sin, bias, length = _last(x), _last(cos), _last(sin), bias[:, :, -1:], ROWS_OF_LAST
         q = self.q_proj(x).view(batch, length, self.heads, self.head)
         q = rotate(q if self.q_norm is None else self.q_norm(q), cos, sin)
         shared = self.heads // self.groups
@@ -72,7 +76,7 @@ class Layer(nn.Module):
         x = x if deepstack is None else x + deepstack
         normed = self.input_layernorm(x)
         mixed, keys, values = self.self_attn(normed, cos, sin, bias, past_key, past_value, self.last)
-        x = (x[:, -1:] if self.last else x) + mixed
+        x = (_last(x) if self.last else x) + mixed
         return x + self.mlp(self.post_attention_layernorm(x)), keys, values
 
 
@@ -105,6 +109,11 @@ class Head(nn.Module):
         """(B, S, width) → logits (B, 2) and normed state (B, width) of the last position."""
         state = self.norm(x[:, -1])
         return self.verdict(state), state
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    """(B, S, …) → (B, ROWS_OF_LAST, …), the last position in each row."""
+    return x[:, -1:].repeat_interleave(ROWS_OF_LAST, 1)
 
 
 def axes(shape: DecoderShape) -> torch.Tensor:

@@ -23,7 +23,7 @@ from export.checkpoint import Checkpoint
 from export.decoder import Decoder, export_decoder
 from export.folder import listed, write_manifest
 from export.gate import compare, require
-from export.narrow import multiply_in_int8, save_narrow
+from export.narrow import multiply_in_int8, save_narrow, save_unsigned_twin
 from export.quantize import embedding_graph, save_split, store_in_few_bits
 from export.smoothing import Inputs, smooth
 from safeguard_sdk import __version__
@@ -96,7 +96,8 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, inputs: dict[str, Inputs]
         leftover.unlink()
     narrow = multiply_in_int8(model, {name: _bits(name) for name in smoothed},
                               {name: one.moments for name, one in smoothed.items()})
-    return files + save_split(model, folder / "decoder.onnx") + save_narrow(narrow, folder / "decoder.onnx")
+    graph = folder / "decoder.onnx"
+    return [*files, *save_split(model, graph), *save_narrow(narrow, graph), save_unsigned_twin(graph)]
 
 
 def _bits(name: str) -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import safeguard_sdk  # noqa: F401, before ONNX Runtime, whose telemetry it turns off
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"  # beside the repository
 PHOTO_FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
 

@@ -15,10 +15,11 @@ from onnx import helper, numpy_helper
 from products import correlated, matmul
 
 from export import narrow
-from export.narrow import BITS, BLOCK, Narrow, multiply_in_int8, narrowed, read_narrow, save_narrow
+from export.narrow import BITS, BLOCK, Narrow, multiply_in_int8, narrowed, read_narrow, save_narrow, save_unsigned_twin
 from export.quantize import save_split
 from safeguard_sdk import _fast
-from safeguard_sdk.engine.narrow import widened
+from safeguard_sdk.engine import session as sessions
+from safeguard_sdk.engine.narrow import unsigned_twin, widened
 from safeguard_sdk.engine.session import open_session
 from safeguard_sdk.errors import EngineError
 
@@ -43,7 +44,9 @@ def stored_graph(weight: np.ndarray, bits: int, folder) -> tuple:
     model = matmul(weight)
     weights = multiply_in_int8(model, {"weight": bits}, {"weight": np.eye(len(weight))})
     save_narrow(weights, folder / "decoder.onnx")
-    return save_split(model, folder / "decoder.onnx")[0], weights["weight"].weight
+    graph = save_split(model, folder / "decoder.onnx")[0]
+    save_unsigned_twin(graph)
+    return graph, weights["weight"].weight
 
 
 def product(session, x: np.ndarray) -> np.ndarray:
@@ -176,6 +179,27 @@ def test_the_largest_levels_do_not_overflow(largest):
     np.testing.assert_allclose(product(open_session(graph, "cpu", 1), x), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("twin", [True, False])
+def test_an_x86_cpu_without_vnni_multiplies_by_uint8_and_gets_the_same_bits(largest, twin, monkeypatch):
+    """Bundles of before have no twin; for them the runtime turns the graph."""
+    graph, x, _ = largest
+    x = RANDOM.normal(size=x.shape).astype(np.float32)
+    expected = product(open_session(graph, "cpu", 1), x)
+    monkeypatch.setattr(sessions.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sessions, "cpu_features", lambda: ["avx2"])
+    kinds = []
+    monkeypatch.setattr(sessions, "widened", lambda *given: keep_kinds(kinds, widened(*given)))
+    if not twin:
+        unsigned_twin(graph).unlink()
+    np.testing.assert_array_equal(product(open_session(graph, "cpu", 1), x), expected)
+    assert kinds == [np.uint8 if twin else np.int8]
+
+
+def keep_kinds(kinds: list, levels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    kinds += [array.dtype for array in levels.values()]
+    return levels
+
+
 ON_AN_OLD_CPU = """
 import sys
 import numpy as np
@@ -259,7 +283,9 @@ def test_a_file_that_is_no_archive_is_one_clear_error(tmp_path):
         widened(tmp_path / "decoder.onnx", threads=1)
 
 
-def test_pickled_objects_are_never_loaded(tmp_path):
-    np.savez(tmp_path / "decoder-0.npz", **{"a.nibbles": np.array([{}])})
-    with pytest.raises(EngineError, match="has no weights in few bits"):
+def test_a_file_that_is_packed_is_one_clear_error(tmp_path):
+    """Arrays are read where they lie."""
+    np.savez_compressed(tmp_path / "decoder-0.npz", **{f"a.{part}": array for part, array in
+                                                       random_narrow(5).parts().items()})
+    with pytest.raises(EngineError, match=r"is not stored as np\.savez does"):
         widened(tmp_path / "decoder.onnx", threads=1)

@@ -16,7 +16,7 @@ from export.layers import MASKED, GatedFeedForward, Linear, RmsNorm, rotate
 from export.qwen.shapes import DecoderShape
 from export.qwen.vision import inverse_frequencies
 
-# Of the last position, in the last layer. One row alone takes other kernels than several (MatMulNBits in 4 bits on a CPU
+# Of the last position, in the last layer. One row alone takes other kernels than several (MatMulNBits in 4 bits on CPUs
 # with AVX2), which add in another order: an image alone would have other bits than beside others.
 ROWS_OF_LAST = 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +12,16 @@ import numpy as np
 import onnxruntime
 
 from safeguard_sdk._fast import cpu_features
-from safeguard_sdk.engine.narrow import widened
+from safeguard_sdk.engine.narrow import unsigned_twin, widened
 from safeguard_sdk.errors import EngineError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # x86 CPUs without these add products of uint8 and int8 in pairs of 16 bits, which overflow without a word. There
-# weights become uint8 as they are loaded: the same bits, at the speed that such CPUs have. ARM needs nothing. Graphs
-# give these weights no zero point: the runtime cannot turn one that two products share.
+# weights are uint8: the same bits, at the speed that such CPUs have. A graph that has no twin over uint8 is turned by
+# the runtime as it is loaded, which takes longer than all else; for it graphs give these weights no zero point, as it
+# cannot turn one that two products share.
 EXACT_IN_INT8 = {"avx512_vnni", "avx_vnni"}
+X86 = ("x86_64", "AMD64")
 ONLY_ON_CPU = b"MatMulIntegerToFloat"  # an operator that no GPU provider has; it would run on the CPU without a word
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where the memory of a provider lies
 
@@ -75,17 +78,20 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
     options.enable_mem_pattern = False
     # A check runs several graphs in turn, each on threads of its own; those of one must not spin while the next works.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not EXACT_IN_INT8 & set(cpu_features()):
-        options.add_session_config_entry("session.x64quantprecision", "1")
     if provider != "cpu" and ONLY_ON_CPU in path.read_bytes():
         raise EngineError(f"{path}: multiplies whole numbers row by row, as only the provider cpu does, not "
                           f"{provider}; ask for cpu, or for a bundle exported from a Qwen-VL checkpoint with --quant "
                           "fp16, w8a16 or w4a16")
-    levels = widened(path, threads or os.cpu_count() or 1)
+    exact = platform.machine() not in X86 or bool(EXACT_IN_INT8 & set(cpu_features()))
+    signed = exact or not unsigned_twin(path).is_file()
+    if not exact and signed:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    levels = widened(path, threads or os.cpu_count() or 1, signed)
     options.add_external_initializers(list(levels), [onnxruntime.OrtValue.ortvalue_from_numpy(array)
                                                      for array in levels.values()])
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
+        session = onnxruntime.InferenceSession(str(path if signed else unsigned_twin(path)), options,
+                                               providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise EngineError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it "
                           f"({' '.join(str(error).split())}); "

@@ -110,8 +110,9 @@ def main(
         loads = {f"{count} clients": closed(count, port, process, bodies, seconds) for count in counts[:-1]}
         loads[f"{counts[-1]} clients"] = full = closed(counts[-1], port, process, bodies, seconds, requests)
         rate = sum(full.statuses.values()) / full.seconds
-        for name, share in ((f"open, {BUSY:.0%}", BUSY), (f"open, {BEYOND:.0%}", BEYOND)):
-            loads[name] = opened(share * rate, port, process, bodies, seconds)
+        for name, share, gaps in ((f"even, {BUSY:.0%}", BUSY, evenly), (f"at random, {BUSY:.0%}", BUSY, at_random),
+                                  (f"at random, {BEYOND:.0%}", BEYOND, at_random)):
+            loads[name] = opened(gaps(share * rate), port, process, bodies, seconds)
         loads["afterwards"] = closed(1, port, process, bodies, min(seconds, 5))
     direct.append(check_many_rate(guard, photos, seconds))
     result["check_many_img_per_s"] = [round(rate, 2) for rate in direct]
@@ -120,9 +121,10 @@ def main(
     p50, p99 = np.quantile(times_in_queue(BUSY), (0.5, 0.99))
     result["queue_p99_to_p50"] = round(p99 / p50, 2)
     for name, load in result["loads"].items():
-        print(f"{name:12} {load['img_per_s']:8} img/s  {load['to_check_many']:6} of check_many  p50 {load['p50_ms']} ms"
+        print(f"{name:15} {load['img_per_s']:8} img/s  {load['to_check_many']:6} of check_many  p50 {load['p50_ms']} ms"
               f"  p99 {load['p99_ms']} ms  {load['statuses']}  wrong {load['wrong']}  lost {load['lost']}")
-    print(f"at {BUSY:.0%} a queue before one server that judges image by image has {p99 / p50:.1f} as p99 / p50")
+    print(f"at {BUSY:.0%}, at random, a queue before one server that judges image by image has {p99 / p50:.1f} as "
+          "p99 / p50")
     print(json.dumps(result))
 
 
@@ -184,8 +186,20 @@ def closed(count: int, port: int, process: psutil.Process, bodies: list[Body], s
     return measured(run, process)
 
 
-def opened(rate: float, port: int, process: psutil.Process, bodies: list[Body], seconds: float) -> Result:
-    """Requests that come when they come: at random moments, that many a second, whatever was answered."""
+def evenly(rate: float) -> Iterator[float]:
+    """Seconds between requests of steady clients, that many a second."""
+    return itertools.repeat(1 / rate)
+
+
+def at_random(rate: float) -> Iterator[float]:
+    """The same of clients that know nothing of each other (Poisson)."""
+    moments = random.Random(1)
+    while True:
+        yield moments.expovariate(rate)
+
+
+def opened(gaps: Iterator[float], port: int, process: psutil.Process, bodies: list[Body], seconds: float) -> Result:
+    """Requests that come when they come, so many seconds after each other, whatever was answered."""
     async def run(result: Result) -> None:
         idle: list[_Connection] = []
 
@@ -196,10 +210,10 @@ def opened(rate: float, port: int, process: psutil.Process, bodies: list[Body], 
             await judge(ask, body, result)
             idle.append(ask)
 
-        moments, asked, start = random.Random(1), [], time.perf_counter()
+        asked, start = [], time.perf_counter()
         due = start
-        for body in itertools.cycle(bodies):
-            due += moments.expovariate(rate)
+        for body, gap in zip(itertools.cycle(bodies), gaps, strict=False):
+            due += gap
             if due > start + seconds:
                 break
             await asyncio.sleep(max(0, due - time.perf_counter()))

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from export.failures import ExportError
 from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, QUESTIONS, ParityError
-from safeguard_sdk import SafeguardError
+from safeguard_sdk.cli.printing import readable_errors
 
 NANO = "reader.pt"  # a folder with this file is what `training nano` has written
 
@@ -151,19 +151,16 @@ def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
 
 @contextmanager
 def _readable_errors() -> Iterator[None]:
-    """Known errors become one line; any other keeps its traceback."""
-    try:
-        yield
-    except ParityError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    except (ExportError, SafeguardError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from error
-    except ModuleNotFoundError as error:
-        typer.echo(f"error: {error.name} is not installed; the export needs its extra: pip install -e '.[cpu,export]'",
-                   err=True)
-        raise typer.Exit(2) from error
+    """As those of the SDK's command; exit status 1 where the gate refuses."""
+    with readable_errors():
+        try:
+            yield
+        except ParityError as error:
+            typer.echo(f"error: {error}", err=True)  # in lines: a table of what flipped is part of it
+            raise typer.Exit(1) from error
+        except ModuleNotFoundError as error:
+            raise ExportError(f"{error.name} is not installed; the export needs its extra: "
+                              "pip install -e '.[cpu,export]'") from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """What an export refuses on purpose; each message says what, where, why and how to mend it."""
 
+from __future__ import annotations
 
-class ExportError(Exception):
+from safeguard_sdk.errors import SafeguardError
+
+
+class ExportError(SafeguardError):
     """A checkpoint, a call or a target that cannot be exported."""
 
 

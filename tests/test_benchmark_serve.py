@@ -22,7 +22,8 @@ def test_every_request_of_every_load_is_answered_and_rightly():
                          env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout.splitlines()[-1])
-    assert list(result["loads"]) == ["1 clients", "4 clients", "open, 80%", "open, 200%", "afterwards"]
+    assert list(result["loads"]) == ["1 clients", "4 clients", "even, 80%", "at random, 80%", "at random, 200%",
+                                     "afterwards"]
     assert min(result["check_many_img_per_s"]) > 0
     for load in result["loads"].values():
         assert (load["wrong"], load["lost"]) == (0, {})

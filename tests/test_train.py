@@ -14,6 +14,7 @@ import torch
 from tiny_reader import encode, new_reader
 
 from safeguard_sdk.engine.tags import TagTable
+from training.nano import reader as nano_reader
 from training.nano import train as training
 from training.nano.exam import build_exam
 from training.nano.reader import Reader
@@ -276,6 +277,22 @@ def test_scores_do_not_depend_on_what_is_scored_together(sources):
     together = score(reader, questions, encode)
     alone = np.array([score(reader, [question], encode)[0] for question in questions])
     np.testing.assert_allclose(together, alone, rtol=0, atol=0.05)  # bfloat16
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_a_step_is_the_same_in_either_type_of_number_but_for_rounding(monkeypatch, sources, kind):
+    for module in (nano_reader, training):
+        monkeypatch.setattr(module, "number_type", lambda: kind)
+    reader, seen = new_reader(), []
+    reader.model.get_base_model().layers[0].mlp.up_proj.register_forward_hook(
+        lambda _, given, result: seen.append(result.dtype))
+    losses = training._step(reader, training._optimizer(reader, RECIPE), draw(sources, RECIPE, 2), encode, RECIPE, 2)
+    assert set(seen) == {kind}
+    for module in (nano_reader, training):
+        monkeypatch.setattr(module, "number_type", lambda: torch.float32)
+    exact = training._step(new_reader(), training._optimizer(new_reader(), RECIPE), draw(sources, RECIPE, 2), encode,
+                           RECIPE, 2)
+    assert losses == pytest.approx(exact, rel=0.02)
 
 
 # Photos and their tags.

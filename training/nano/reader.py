@@ -83,8 +83,19 @@ class Reader(nn.Module):
         return unsafe - safe, self.alone(tags.float())[:, 0]
 
 
+def number_type() -> torch.dtype:
+    """Of products in training: bfloat16 where the CPU has instructions for it. Elsewhere that takes a hundred times as
+    long as float32: 1.1 against 84 GFLOPS for (4096, 576) @ (576, 1536) on an EPYC with AVX2."""
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def in_number_type() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=number_type() == torch.bfloat16)
+
+
 def load_base(gguf: Path, layers: int):
-    """SmolLM2 from its GGUF, cut to the first layers: tokenizer, LlamaModel in bfloat16, rows of the verdict tokens."""
+    """SmolLM2 from its GGUF, cut to the first layers: tokenizer, LlamaModel in number_type, rows of the verdict tokens.
+    """
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     whole = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = LlamaConfig(**{**whole.config.to_dict(), "num_hidden_layers": layers})
@@ -94,7 +105,7 @@ def load_base(gguf: Path, layers: int):
     rows = [verdict_token(tokenizer, text) for text in (STYLE.verdict_tokens.safe, STYLE.verdict_tokens.unsafe)]
     verdict_rows = whole.get_output_embeddings().weight[rows].detach().clone()
     for parameter in model.parameters():  # and not the buffers: rotary frequencies do not survive bfloat16
-        parameter.data = parameter.data.to(torch.bfloat16)
+        parameter.data = parameter.data.to(torch.bfloat16).to(number_type())  # the same values on every CPU
     return tokenizer, model, verdict_rows
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from safeguard_sdk.engine.tags import Encode, TagTable, image_tokens, read_tags
 from training.assets import fetch_wordnet
 from training.nano.exam import Question, build_exam, metrics
-from training.nano.reader import STYLE, Reader, collate, compile_layers
+from training.nano.reader import STYLE, Reader, collate, compile_layers, in_number_type, number_type
 from training.nano.start import open_start, start_from
 from training.nano.tags import plan_tags, tag_photos, train_taggers
 from training.nano.vision import photo_features
@@ -208,7 +208,7 @@ def score(reader: Reader, rows: list[tuple[str, Scene]], encode: Encode, togethe
     packs.sort(key=lambda numbers: len(rows[numbers[0]][0]))
     logits = np.empty(len(rows))
     rng = random.Random(0)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), in_number_type():
         for start in range(0, len(packs), together):
             some = packs[start:start + together]
             batch = collate([(encode(STYLE.prefix(rows[numbers[0]][0])),
@@ -243,9 +243,10 @@ def _step(reader: Reader, optimizer: torch.optim.Optimizer, packs: list[Pack], e
     scenes = sum(len(verdicts) for *_, verdicts in prepared)
     tags = max(1, sum(int(np.isfinite(alone).sum()) for _, pictures, _ in prepared for *_, alone in pictures))
     total, total_alone = 0.0, 0.0
-    for start in range(0, len(prepared), recipe.micro_packs):
-        batch = collate(prepared[start:start + recipe.micro_packs], encode(STYLE.suffix))
-        with torch.autocast("cpu", torch.bfloat16):
+    together = max(1, recipe.micro_packs * torch.bfloat16.itemsize // number_type().itemsize)  # in the same memory
+    for start in range(0, len(prepared), together):
+        batch = collate(prepared[start:start + together], encode(STYLE.suffix))
+        with in_number_type():
             logits, tag_logits = reader.judge(batch)
         loss = nn.functional.binary_cross_entropy_with_logits(logits, batch.broken, reduction="sum") / scenes
         alone = nn.functional.binary_cross_entropy_with_logits(tag_logits, batch.tag_broken, reduction="sum") / tags

@@ -19,7 +19,7 @@ from torch import nn
 from safeguard_sdk.engine.tags import Encode, image_tokens
 from safeguard_sdk.prompt import Answer
 from training.nano.levels.policies import Judged, Level, draw
-from training.nano.reader import STYLE, Batch, Reader, collate
+from training.nano.reader import STYLE, Batch, Reader, collate, in_number_type
 from training.nano.train import score
 from training.policyflip.policies import Pack
 from training.rewards import direct
@@ -65,7 +65,7 @@ def learn(reader: Reader, method: str, level: Level, train: Judged, validation: 
     for step in range(MOST_STEPS):
         rng = random.Random(seed * 1_000_003 + step)
         batch = _batch(draw(level.name, train, PACKS, SCENES, rng, level.text), encode, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_number_type():
             loss = METHODS[method](reader, batch, generator)
         loss.backward()
         nn.utils.clip_grad_norm_(adapters, 1.0)

@@ -1,0 +1,42 @@
+"""The containers and the script for a Jetson, as far as they can be checked without one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+JETSON = ROOT / "export" / "jetson"
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+
+def instructions(dockerfile: Path) -> list[str]:
+    joined = dockerfile.read_text(encoding="utf-8").replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("jetpack", ["6", "7"])
+def test_a_container_starts_from_a_version_and_has_what_engines_need(jetpack):
+    lines = instructions(JETSON / f"Dockerfile.jetpack{jetpack}")
+    assert re.fullmatch(r"FROM [\w./-]+:[\w.-]*\d[\w.-]*", lines[0])
+    (install,) = (line for line in lines if "pip install" in line)
+    extras = set(re.search(r"'\.\[([\w,]+)\]'", install).group(1).split(","))
+    assert "tensorrt" in extras <= EXTRAS.keys() and "onnx" in install.split()
+
+
+def test_the_container_of_jetpack_6_keeps_the_runtime_that_its_base_brings():
+    """onnxruntime from PyPI would lie over the one that was built with CUDA."""
+    (install,) = (line for line in instructions(JETSON / "Dockerfile.jetpack6") if "pip install" in line)
+    assert not {"cpu", "gpu"} & set(re.search(r"'\.\[([\w,]+)\]'", install).group(1).split(","))
+    assert not any("onnxruntime" in package for package in EXTRAS["tensorrt"])
+
+
+@pytest.mark.skipif(Path("/etc/nv_tegra_release").exists(), reason="this is a Jetson")
+def test_engines_are_built_on_a_jetson_only():
+    refused = subprocess.run(["bash", JETSON / "build.sh", "bundle", "engines"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: this is no Jetson; engines are built where they run\n"

@@ -15,7 +15,9 @@ from export.failures import ExportError
 from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, QUESTIONS, ParityError
 from safeguard_sdk.cli.printing import readable_errors
 
-NANO = "reader.pt"  # a folder with this file is what `training nano` has written
+NANO = "reader.pt"   # a folder with this file is what `training nano` has written
+ENGINES = "engines"  # folder of a bundle in which `--target` builds
+TARGETS = {"onnx": None, "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # → what builds its engines
 
 
 class WithDefault(TyperGroup):
@@ -32,6 +34,7 @@ app = typer.Typer(cls=WithDefault, add_completion=False, no_args_is_help=True, p
 PhotosOption = Annotated[Path | None, typer.Option(
     "--gate-data", "--photos", exists=True, file_okay=False,
     help="Photos for the gate, and labelled ones for nano. Default: the sample photos of scikit-image and -learn.")]
+CapabilityOption = Annotated[str | None, typer.Option(help="Of another GPU, such as 86; TensorRT for RTX alone can.")]
 BaseOption = Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="What an adapter is for.")]
 
 
@@ -41,6 +44,9 @@ def bundle(
                                                "Qwen3-VL checkpoint, of a LoRA adapter, or of a run of nano.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="The bundle.")],
     quant: Annotated[str, typer.Option(help="fp32, fp16, w8a8, w8a16 or w4a16.")] = "w8a8",
+    target: Annotated[str, typer.Option(help="onnx, or tensorrt or tensorrt-rtx: engines, too, in OUT/engines.")] =
+        "onnx",
+    capability: CapabilityOption = None,
     prompt: Annotated[str, typer.Option(help="Style it was trained on; see docs/prompts.md.")] = "direct",
     photos: PhotosOption = None,
     base: BaseOption = None,
@@ -56,6 +62,7 @@ def bundle(
     Example: python -m export checkpoints/SafeGuard-VL-RL --out bundles/safeguard-vl --prompt safeguard-vl
     """
     with _readable_errors():
+        module = _engine_module(target, quant, checkpoint)
         if (checkpoint / NANO).is_file():
             manifest = _export_nano(checkpoint, photos, out)
         else:
@@ -66,6 +73,10 @@ def bundle(
             _check_choice("--prompt", prompt, tuple(PROMPTS))
             manifest = export_qwen(Order(checkpoint, out, quant, prompt, base, text, max_image_tokens, photos,
                                          gate_questions, max_flips, max_drift))
+        if module is not None:
+            from export.engines import Limits, build_engines
+            from safeguard_sdk import Bundle
+            build_engines(Bundle.open(out), out / ENGINES, Limits(), module, capability)
         shown = ("calibration", "quantization", "parity", "quality")
         typer.echo(json.dumps({key: manifest[key] for key in shown if key in manifest}, indent=1))
 
@@ -120,7 +131,7 @@ def tensorrt(
     bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A Qwen-VL bundle in fp16 or fp32.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the engines.")],
     module: Annotated[str, typer.Option(help="tensorrt, or tensorrt_rtx.")] = "tensorrt",
-    capability: Annotated[str | None, typer.Option(help="Of another GPU, such as 86; tensorrt_rtx alone can.")] = None,
+    capability: CapabilityOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time, at most.")] = 8,
     patches: Annotated[int, typer.Option(min=4, help="Of an image, at most.")] = 5120,
     policy_tokens: Annotated[int, typer.Option(min=1, help="Of a rule, at most.")] = 4096,
@@ -135,6 +146,21 @@ def tensorrt(
         _check_choice("--module", module, MODULES)
         limits = Limits(batch, patches, min(1024, patches), policy_tokens, min(512, policy_tokens))
         typer.echo(json.dumps(build_engines(Bundle.open(bundle), out, limits, module, capability), indent=1))
+
+
+def _engine_module(target: str, quant: str, checkpoint: Path) -> str | None:
+    """What builds the engines, None for onnx. What cannot be built is refused here, before an export of minutes."""
+    _check_choice("--target", target, tuple(TARGETS))
+    module = TARGETS[target]
+    if module is not None:
+        from export.engines import SCHEMES, load_tensorrt
+        if (checkpoint / NANO).is_file():
+            raise ExportError(f"{checkpoint}: is a run of nano, which runs in ONNX Runtime only; leave out --target")
+        if quant not in SCHEMES:
+            raise ExportError(f"--target {target} builds engines from {' or '.join(SCHEMES)}, not {quant}; "
+                              "export with --quant fp16")
+        load_tensorrt(module)
+    return module
 
 
 def _export_nano(run: Path, photos: Path | None, out: Path) -> dict:

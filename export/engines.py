@@ -14,6 +14,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 from onnx import TensorProto, helper
@@ -22,6 +23,7 @@ from export.failures import ExportError
 from safeguard_sdk.bundle import Bundle, file_sha256
 
 MODULES = ("tensorrt", "tensorrt_rtx")  # of the same API; the second builds for a GPU that is not here
+SCHEMES = ("fp32", "fp16")            # of bundles that engines are built from
 GRAPHS = ("vision", "decoder", "lm_head")
 CACHE = "timing.cache"
 
@@ -52,8 +54,8 @@ def build_engines(bundle: Bundle, out: Path, limits: Limits, module: str, capabi
     capability  of the GPU, "86" for 8.6; None: of the GPU in this machine
     raises      ExportError if TensorRT is missing, does not know the GPU, or cannot build a graph
     """
-    trt = _load(module)
-    if bundle.architecture != "qwen-vl" or bundle.manifest["quantization"]["scheme"] not in ("fp32", "fp16"):
+    trt = load_tensorrt(module)
+    if bundle.architecture != "qwen-vl" or bundle.manifest["quantization"]["scheme"] not in SCHEMES:
         raise ExportError(f"{bundle.path}: engines are built from Qwen-VL bundles in fp32 or fp16; export the "
                           "checkpoint with --quant fp16")
     out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,8 @@ def build_engines(bundle: Bundle, out: Path, limits: Limits, module: str, capabi
     return facts
 
 
-def _load(module: str):
+def load_tensorrt(module: str) -> ModuleType:
+    """A module of MODULES. Raises ExportError where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -52,6 +52,26 @@ def test_a_checkpoint_becomes_a_bundle_that_a_guard_runs(checkpoint, gate_data, 
     assert again.exit_code == 0 and again.stdout.splitlines()[0].startswith("policy")
 
 
+def test_engines_for_a_named_gpu_come_with_the_bundle(checkpoint, gate_data, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx-cu12")
+    out = tmp_path / "bundle"
+    result = run(checkpoint, "--out", out, "--quant", "fp16", "--target", "tensorrt-rtx", "--capability", "86",
+                 "--gate-data", gate_data, "--gate-questions", 2)
+    assert result.exit_code == 0, result.output
+    facts = json.loads((out / "engines" / "engines.json").read_bytes())
+    assert (facts["bundle_sha256"], facts["capability"]) == (Bundle.open(out).sha256, "86")
+    assert {path.name for path in (out / "engines").glob("*.engine")} == set(facts["engines"])
+
+
+def test_engines_that_cannot_be_built_are_refused_before_the_export(checkpoint, tmp_path):
+    result = run(checkpoint, "--out", tmp_path / "bundle", "--quant", "w8a8", "--target", "tensorrt")
+    assert result.exit_code == 2 and "builds engines from fp32 or fp16, not w8a8" in error_of(result)
+    (tmp_path / "reader.pt").touch()
+    result = run(tmp_path, "--out", tmp_path / "bundle", "--quant", "fp16", "--target", "tensorrt")
+    assert result.exit_code == 2 and "runs in ONNX Runtime only" in error_of(result)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_bundle_beyond_the_gate_is_status_1_with_a_table_and_no_folder(checkpoint, gate_data, tmp_path):
     result = run(checkpoint, "--out", tmp_path / "bundle", "--gate-data", gate_data, "--gate-questions", 6,
                  "--max-drift", 0)
@@ -79,7 +99,8 @@ def test_status_2_and_one_line_for(wrong, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("options, says", [
-    (["--quant", "int3"], "fp32, fp16, w8a8"), (["--prompt", "haiku"], "direct")])
+    (["--quant", "int3"], "fp32, fp16, w8a8"), (["--prompt", "haiku"], "direct"),
+    (["--target", "coreml"], "tensorrt-rtx")])
 def test_an_unknown_choice_names_the_known_ones(checkpoint, tmp_path, options, says):
     result = run(checkpoint, "--out", tmp_path / "out", *options)
     assert result.exit_code == 2 and says in result.stderr

@@ -20,5 +20,6 @@ def turn_off() -> None:
     os.environ[OFF] = "1"
     if "onnxruntime" in sys.modules:
         sys.modules["onnxruntime"].disable_telemetry_events()  # of what follows; the first event may be on its way
-        warnings.warn(f"onnxruntime was imported before safeguard_sdk and has begun to send telemetry to Microsoft; "
-                      f"import safeguard_sdk first, or set {OFF}=1 in the environment", stacklevel=3)
+        warnings.warn("onnxruntime was imported before safeguard_sdk; from version 1.29 on it has then begun to send "
+                      f"telemetry to Microsoft. Import safeguard_sdk first, or set {OFF}=1 in the environment",
+                      stacklevel=3)

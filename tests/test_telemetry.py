@@ -43,5 +43,5 @@ def test_whoever_loads_the_runtime_has_turned_it_off_before(module, tmp_path):
 def test_an_application_that_loaded_the_runtime_first_is_warned(tmp_path):
     """CI=1 keeps the runtime silent in this test; that it may not be is told all the same."""
     answer = run("import onnxruntime, safeguard_sdk", tmp_path, CI="1")
-    assert "import safeguard_sdk first, or set ORT_DISABLE_TELEMETRY=1" in answer.stderr
+    assert "Import safeguard_sdk first, or set ORT_DISABLE_TELEMETRY=1" in answer.stderr
     assert run("import onnxruntime, safeguard_sdk", tmp_path, ORT_DISABLE_TELEMETRY="1").stderr == ""

@@ -15,6 +15,7 @@ from safeguard_sdk._fast import cpu_features
 from safeguard_sdk.engine.narrow import unsigned_twin, widened
 from safeguard_sdk.errors import EngineError
 
+onnxruntime.disable_telemetry_events()  # on Windows; elsewhere safeguard_sdk/telemetry.py has turned it off
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # x86 CPUs without these add products of uint8 and int8 in pairs of 16 bits, which overflow without a word. There
 # weights are uint8: the same bits, at the speed that such CPUs have. A graph that has no twin over uint8 is turned by

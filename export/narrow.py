@@ -17,14 +17,13 @@ from onnx.external_data_helper import set_external_data
 
 from export.gptq import nearest_of, round_in_turn
 from export.quantize import CLIPS, FILE_LIMIT, allow_operators_of_onnxruntime, replace_nodes
-from export.rows import MIDDLE, Rows, multiply_rows, quantise_rows, row_constants
+from export.rows import Rows, multiply_rows, quantise_rows, row_constants
 from safeguard_sdk.engine.narrow import PARTS, narrow_files, unsigned_twin
 
 BLOCK = 32
 BITS = (4, 5, 6)
 NIBBLES = 4       # bits of a code that are stored together; see cpp_ext/widening.hpp
 PLANE_CODES = 8   # of a byte of the planes that hold the other bits
-LEVELS = ".levels"  # ends the names of initializers that the engine gives
 ABSENT = "given-by-the-engine"  # where the graph says its levels lie; no such file is ever opened
 
 
@@ -106,12 +105,13 @@ def multiply_in_int8(model: onnx.ModelProto, bits_of: dict[str, int], moments: d
 def save_unsigned_twin(graph: Path) -> Path:
     """Write the twin of a graph, over the same files, for CPUs that multiply by uint8; see engine/session.py."""
     model = onnx.load(graph, load_external_data=False)
+    products = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
+    levels = {node.input[1] for node in products}
     for tensor in model.graph.initializer:
-        if tensor.name.endswith(LEVELS):
+        if tensor.name in levels:
             tensor.data_type = TensorProto.UINT8
-    for node in model.graph.node:
-        if node.op_type == "MatMulIntegerToFloat":
-            node.input.append(MIDDLE)  # zero point of the weight
+    for node in products:
+        node.input.append(node.input[4])  # the zero point of the activations, 128, is that of the weight as well
     twin = unsigned_twin(graph)
     twin.write_bytes(model.SerializeToString())
     return twin
@@ -181,7 +181,7 @@ def _fitted(block: np.ndarray, scales: np.ndarray, bits: int) -> _Grid:
 
 def _given_levels(name: str, shape: tuple[int, int]) -> TensorProto:
     """An initializer that is in no file: the engine gives it, see safeguard_sdk/engine/narrow.py."""
-    tensor = TensorProto(name=f"{name}{LEVELS}", data_type=TensorProto.INT8, dims=shape)
+    tensor = TensorProto(name=f"{name}.levels", data_type=TensorProto.INT8, dims=shape)
     tensor.raw_data = b""
     set_external_data(tensor, ABSENT, 0, shape[0] * shape[1])
     tensor.ClearField("raw_data")

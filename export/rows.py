@@ -15,8 +15,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-MIDDLE = "rows.middle"  # zero point of uint8
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -41,7 +39,7 @@ def quantise_rows(x: str) -> tuple[list[onnx.NodeProto], Rows]:
             helper.make_node("Mul", [part["most"], "rows.share"], [part["share"]]),
             helper.make_node("Max", [part["share"], "rows.least"], [part["scale"]]),
             helper.make_node("Shape", [part["scale"]], [part["count"]]),
-            helper.make_node("Expand", [MIDDLE, part["count"]], [part["middle"]]),
+            helper.make_node("Expand", ["rows.middle", part["count"]], [part["middle"]]),
             helper.make_node("QuantizeLinear", [x, part["scale"], part["middle"]], [part["levels"]], axis=0),
             helper.make_node("Unsqueeze", [part["scale"], "rows.axis"], [part["column"]]),
             ], Rows(part["levels"], part["column"])
@@ -51,5 +49,5 @@ def multiply_rows(rows: Rows, weight: str, result: str) -> list[onnx.NodeProto]:
     """result (rows, out) float32 = rows @ weight, whose initializers are weight.levels (in, out) int8 and weight.scales
     (out,) float32. Needs the operators of ONNX Runtime."""
     return [helper.make_node("MatMulIntegerToFloat", [rows.levels, f"{weight}.levels", "rows.one", f"{weight}.scales",
-                                                      MIDDLE], [f"{result}.unscaled"], domain="com.microsoft"),
+                                                      "rows.middle"], [f"{result}.unscaled"], domain="com.microsoft"),
             helper.make_node("Mul", [f"{result}.unscaled", rows.scales], [result])]

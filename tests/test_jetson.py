@@ -14,24 +14,28 @@ JETSON = ROOT / "export" / "jetson"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 
 
-def instructions(dockerfile: Path) -> list[str]:
-    joined = dockerfile.read_text(encoding="utf-8").replace("\\\n", " ")
+def instructions(jetpack: str) -> list[str]:
+    joined = (JETSON / f"Dockerfile.jetpack{jetpack}").read_text(encoding="utf-8").replace("\\\n", " ")
     return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+def installed(jetpack: str) -> tuple[set[str], list[str]]:
+    """The extras of safeguard, and the words of the instruction that installs it."""
+    (install,) = (line for line in instructions(jetpack) if "pip install" in line)
+    return set(re.search(r"'\.\[([\w,]+)\]'", install).group(1).split(",")), install.split()
 
 
 @pytest.mark.parametrize("jetpack", ["6", "7"])
 def test_a_container_starts_from_a_version_and_has_what_engines_need(jetpack):
-    lines = instructions(JETSON / f"Dockerfile.jetpack{jetpack}")
-    assert re.fullmatch(r"FROM [\w./-]+:[\w.-]*\d[\w.-]*", lines[0])
-    (install,) = (line for line in lines if "pip install" in line)
-    extras = set(re.search(r"'\.\[([\w,]+)\]'", install).group(1).split(","))
-    assert "tensorrt" in extras <= EXTRAS.keys() and "onnx" in install.split()
+    assert re.fullmatch(r"FROM [\w./-]+:[\w.-]*\d[\w.-]*", instructions(jetpack)[0])
+    extras, words = installed(jetpack)
+    assert "tensorrt" in extras <= EXTRAS.keys() and "onnx" in words
 
 
 def test_the_container_of_jetpack_6_keeps_the_runtime_that_its_base_brings():
     """onnxruntime from PyPI would lie over the one that was built with CUDA."""
-    (install,) = (line for line in instructions(JETSON / "Dockerfile.jetpack6") if "pip install" in line)
-    assert not {"cpu", "gpu"} & set(re.search(r"'\.\[([\w,]+)\]'", install).group(1).split(","))
+    extras, _ = installed("6")
+    assert not {"cpu", "gpu"} & extras
     assert not any("onnxruntime" in package for package in EXTRAS["tensorrt"])
 
 

@@ -289,3 +289,9 @@ def test_a_file_that_is_packed_is_one_clear_error(tmp_path):
                                                        random_narrow(5).parts().items()})
     with pytest.raises(EngineError, match=r"is not stored as np\.savez does"):
         widened(tmp_path / "decoder.onnx", threads=1)
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    np.savez(tmp_path / "decoder-0.npz", **{"a.nibbles": np.array([{}])})
+    with pytest.raises(EngineError, match="has no weights in few bits"):
+        widened(tmp_path / "decoder.onnx", threads=1)

@@ -47,15 +47,17 @@ def widened(graph: Path, threads: int, signed: bool = True) -> dict[str, np.ndar
     levels, start = {}, 0
     for name, (inputs, outputs) in shapes.items():
         stop = start + inputs * outputs
-        placed = everything[start:stop].reshape(inputs, outputs)
+        levels[f"{name}.levels"] = everything[start:stop].reshape(inputs, outputs)
         try:
-            _fast.widen(*stored.pop(name), placed, threads)
+            _fast.widen(*stored.pop(name), levels[f"{name}.levels"], threads)
         except (TypeError, ValueError) as error:
             raise _refusal(graph, f"{name}: {error}") from error
-        levels[f"{name}.levels"] = placed if signed else np.bitwise_xor(placed.view(np.uint8), SIGN,
-                                                                        out=placed.view(np.uint8))
         start = stop
-    return levels
+    if signed:
+        return levels
+    bits = everything.view(np.uint8)
+    bits ^= SIGN
+    return {name: array.view(np.uint8) for name, array in levels.items()}
 
 
 def _read(path: Path) -> dict[str, tuple[np.ndarray, ...]]:

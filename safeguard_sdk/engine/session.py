@@ -16,6 +16,7 @@ from safeguard_sdk.engine.narrow import unsigned_twin, widened
 from safeguard_sdk.errors import EngineError
 
 onnxruntime.disable_telemetry_events()  # on Windows; elsewhere safeguard_sdk/telemetry.py has turned it off
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # x86 CPUs without these add products of uint8 and int8 in pairs of 16 bits, which overflow without a word. There
 # weights are uint8: the same bits, at the speed that such CPUs have. A graph that has no twin over uint8 is turned by
@@ -83,16 +84,15 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
         raise EngineError(f"{path}: multiplies whole numbers row by row, as only the provider cpu does, not "
                           f"{provider}; ask for cpu, or for a bundle exported from a Qwen-VL checkpoint with --quant "
                           "fp16, w8a16 or w4a16")
-    exact = platform.machine() not in X86 or bool(EXACT_IN_INT8 & set(cpu_features()))
-    signed = exact or not unsigned_twin(path).is_file()
-    if not exact and signed:
+    exact, twin = platform.machine() not in X86 or bool(EXACT_IN_INT8 & set(cpu_features())), unsigned_twin(path)
+    signed = exact or not twin.is_file()
+    if not exact:  # finds nothing to turn in a twin
         options.add_session_config_entry("session.x64quantprecision", "1")
     levels = widened(path, threads or os.cpu_count() or 1, signed)
     options.add_external_initializers(list(levels), [onnxruntime.OrtValue.ortvalue_from_numpy(array)
                                                      for array in levels.values()])
     try:
-        session = onnxruntime.InferenceSession(str(path if signed else unsigned_twin(path)), options,
-                                               providers=[wanted])
+        session = onnxruntime.InferenceSession(str(path if signed else twin), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise EngineError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it "
                           f"({' '.join(str(error).split())}); "

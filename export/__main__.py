@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from export.failures import ExportError
 from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, QUESTIONS, ParityError
+from safeguard_sdk.cli.options import EnginesOption, ProviderOption
 from safeguard_sdk.cli.printing import readable_errors
 
 NANO = "reader.pt"   # a folder with this file is what `training nano` has written
@@ -43,7 +44,7 @@ def bundle(
     checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a Qwen2-VL, Qwen2.5-VL or "
                                                "Qwen3-VL checkpoint, of a LoRA adapter, or of a run of nano.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="The bundle.")],
-    quant: Annotated[str, typer.Option(help="fp32, fp16, w8a8, w8a16 or w4a16.")] = "w8a8",
+    quant: Annotated[str, typer.Option(help="fp32, fp16, w8a8, fp8, w8a16 or w4a16.")] = "w8a8",
     target: Annotated[str, typer.Option(help="onnx, or tensorrt or tensorrt-rtx: engines, too, in OUT/engines.")] =
         "onnx",
     capability: CapabilityOption = None,
@@ -62,7 +63,7 @@ def bundle(
     Example: python -m export checkpoints/SafeGuard-VL-RL --out bundles/safeguard-vl --prompt safeguard-vl
     """
     with _readable_errors():
-        module = _engine_module(target, quant, checkpoint)
+        module = _engine_module(target, quant, capability, checkpoint)
         if (checkpoint / NANO).is_file():
             manifest = _export_nano(checkpoint, photos, out)
         else:
@@ -90,8 +91,10 @@ def gate(
     questions: Annotated[int, typer.Option(min=1, help="Photos × rules that are compared.")] = QUESTIONS,
     max_flips: Annotated[float, typer.Option(help="Share of verdicts that may differ.")] = MAX_FLIP_RATE,
     max_drift: Annotated[float, typer.Option(help="Mean difference of scores that may be.")] = MAX_MEAN_DRIFT,
+    provider: ProviderOption = "cpu",
+    engines: EnginesOption = None,
 ) -> None:
-    """Compare a bundle with its checkpoint once more, on your own photos if you name some.
+    """Compare a bundle with its checkpoint once more: on your own photos, on a GPU, or with its engines.
 
     Exit status: 0 it gives the checkpoint's verdicts, 1 it does not, 2 they cannot be compared.
     Example: python -m export gate bundles/safeguard-vl checkpoints/SafeGuard-VL-RL --gate-data my-photos
@@ -101,12 +104,13 @@ def gate(
         from export.parity import draw_questions
         from export.qwen import build
         from safeguard_sdk import Bundle
+        from safeguard_sdk.engine import open_engine
         opened, drawn = Bundle.open(bundle), draw_questions(photos, questions)
         if opened.architecture != "qwen-vl":
             raise ExportError(f"{bundle}: is of the architecture {opened.architecture}; nano is compared when it is "
                               "exported, its checkpoint needs the photos it was trained on")
         order = build.Order(checkpoint, bundle, style=opened.style.name, base=base)
-        report = build.gate(opened, build.Checkpoint.open(order), drawn)
+        report = build.gate(open_engine(opened, provider, engines=engines), build.Checkpoint.open(order), drawn)
         typer.echo("\n".join(report.lines()))
         require(report.whole, max_flips, max_drift, f"{bundle} is as it was, but do not use it; to export it again")
 
@@ -128,7 +132,7 @@ def plan(
 
 @app.command()
 def tensorrt(
-    bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A Qwen-VL bundle in fp16 or fp32.")],
+    bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A bundle of a Qwen-VL checkpoint.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the engines.")],
     module: Annotated[str, typer.Option(help="tensorrt, or tensorrt_rtx.")] = "tensorrt",
     capability: CapabilityOption = None,
@@ -138,7 +142,7 @@ def tensorrt(
 ) -> None:
     """Build TensorRT engines, on the machine that they are for.
 
-    Example: python -m export tensorrt bundles/safeguard-vl-fp16 --out engines
+    Example: python -m export tensorrt bundles/safeguard-vl --out engines
     """
     with _readable_errors():
         from export.engines import MODULES, Limits, build_engines
@@ -148,17 +152,16 @@ def tensorrt(
         typer.echo(json.dumps(build_engines(Bundle.open(bundle), out, limits, module, capability), indent=1))
 
 
-def _engine_module(target: str, quant: str, checkpoint: Path) -> str | None:
+def _engine_module(target: str, quant: str, capability: str | None, checkpoint: Path) -> str | None:
     """What builds the engines, None for onnx. What cannot be built is refused here, before an export of minutes."""
     _check_choice("--target", target, tuple(TARGETS))
     module = TARGETS[target]
     if module is not None:
-        from export.engines import SCHEMES, load_tensorrt
+        from export.engines import load_tensorrt, require_capability
         if (checkpoint / NANO).is_file():
             raise ExportError(f"{checkpoint}: is a run of nano, which runs in ONNX Runtime only; leave out --target")
-        if quant not in SCHEMES:
-            raise ExportError(f"--target {target} builds engines from {' or '.join(SCHEMES)}, not {quant}; "
-                              "export with --quant fp16")
+        if capability is not None:
+            require_capability(quant, capability)
         load_tensorrt(module)
     return module
 

@@ -1,10 +1,9 @@
 """TensorRT engines of a Qwen-VL bundle, built where they are to run, or by TensorRT for RTX for a named GPU without it.
 
-    python -m export tensorrt bundles/safeguard-vl-fp16 --out engines/ --capability 86
+    python -m export tensorrt bundles/safeguard-vl --out engines/
 
-Matrix products with weights run in bfloat16, whose range is float32's (Qwen2.5-VL overflows float16); norms, softmax
-and rotary embeddings stay in float32. Bundles in fp32 and fp16 can be built; the quantised products of the others are
-operators of ONNX Runtime, which TensorRT does not have.
+An engine multiplies what its bundle does, see engine_graph.py: in bfloat16 for fp32 and fp16, in int8 for w8a8, in
+float8 for fp8, and by int8 and int4 that are widened to bfloat16 for w8a16 and w4a16.
 """
 
 from __future__ import annotations
@@ -17,13 +16,15 @@ from pathlib import Path
 from types import ModuleType
 
 import onnx
-from onnx import TensorProto, helper
 
+from export.engine_graph import write_engine_graph
 from export.failures import ExportError
 from safeguard_sdk.bundle import Bundle, file_sha256
+from safeguard_sdk.engine.cuda import Cuda, open_runtime
 
 MODULES = ("tensorrt", "tensorrt_rtx")  # of the same API; the second builds for a GPU that is not here
-SCHEMES = ("fp32", "fp16")            # of bundles that engines are built from
+LEAST = 80                    # compute capability that multiplies in bfloat16: Ampere
+LEAST_FOR = {"fp8": 89}       # scheme of a bundle that needs more: float8 came with Ada
 GRAPHS = ("vision", "decoder", "lm_head")
 CACHE = "timing.cache"
 
@@ -52,12 +53,15 @@ def build_engines(bundle: Bundle, out: Path, limits: Limits, module: str, capabi
 
     module      a name in MODULES
     capability  of the GPU, "86" for 8.6; None: of the GPU in this machine
-    raises      ExportError if TensorRT is missing, does not know the GPU, or cannot build a graph
+    raises      ExportError if TensorRT is missing, does not know the GPU, or cannot build a graph; EngineError if it is
+                to be the GPU in this machine and CUDA finds none
     """
+    if bundle.architecture != "qwen-vl":
+        raise ExportError(f"{bundle.path}: engines are built from Qwen-VL bundles; {bundle.name} runs in ONNX Runtime "
+                          "only")
     trt = load_tensorrt(module)
-    if bundle.architecture != "qwen-vl" or bundle.manifest["quantization"]["scheme"] not in SCHEMES:
-        raise ExportError(f"{bundle.path}: engines are built from Qwen-VL bundles in fp32 or fp16; export the "
-                          "checkpoint with --quant fp16")
+    gpu = capability or Cuda(open_runtime()).capability()
+    require_capability(bundle.manifest["quantization"]["scheme"], gpu)
     out.mkdir(parents=True, exist_ok=True)
     cache = out / CACHE
     built = {}
@@ -65,10 +69,10 @@ def build_engines(bundle: Bundle, out: Path, limits: Limits, module: str, capabi
         if (bundle.path / f"{name}.onnx").is_file():
             path = out / f"{name}.engine"
             with tempfile.TemporaryDirectory(dir=out) as work:
-                graph = _in_bfloat16(bundle.path / f"{name}.onnx", Path(work))
+                graph = write_engine_graph(bundle.path / f"{name}.onnx", Path(work))
                 path.write_bytes(_build(trt, graph, limits, capability, cache))
             built[path.name] = file_sha256(path)
-    facts = {"bundle_sha256": bundle.sha256, "module": module, "version": trt.__version__, "capability": capability,
+    facts = {"bundle_sha256": bundle.sha256, "module": module, "version": trt.__version__, "capability": gpu,
              "limits": asdict(limits), "engines": built}
     (out / "engines.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return facts
@@ -83,7 +87,17 @@ def load_tensorrt(module: str) -> ModuleType:
                           "tensorrt, tensorrt_rtx with pip install 'safeguard[tensorrt]'") from error
 
 
-def _build(trt, graph: Path, limits: Limits, capability: str | None, cache: Path) -> bytes:
+def require_capability(scheme: str, capability: str) -> None:
+    """Raise ExportError if a GPU cannot multiply as a scheme does. capability: as of build_engines."""
+    least = LEAST_FOR.get(scheme, LEAST)
+    if capability.isdecimal() and int(capability) < least:  # what else stands there TensorRT does not know either
+        mend = "export with another --quant" if scheme in LEAST_FOR else "run the bundle in ONNX Runtime"
+        raise ExportError(f"engines of {scheme} need a GPU of compute capability {least // 10}.{least % 10} or later, "
+                          f"this one has {capability[:-1]}.{capability[-1]}; {mend}")
+
+
+def _build(trt, graph: Path, limits: Limits, capability: str | None, cache: Path):
+    """The engine in memory of TensorRT's, which can be written as it is: a copy would be gigabytes."""
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # newer versions know no other kind
@@ -112,7 +126,7 @@ def _build(trt, graph: Path, limits: Limits, capability: str | None, cache: Path
                           "--batch, --patches and --policy-tokens")
     if timings is not None:
         cache.write_bytes(bytes(timings.serialize()))
-    return bytes(engine)
+    return engine
 
 
 def _aim(trt, config, capability: str) -> None:
@@ -132,32 +146,3 @@ def _axes(graph: Path) -> dict[str, list[str | int]]:
     model = onnx.load(graph, load_external_data=False)
     return {entry.name: [axis.dim_param or axis.dim_value for axis in entry.type.tensor_type.shape.dim]
             for entry in model.graph.input}
-
-
-def _in_bfloat16(graph: Path, work: Path) -> Path:
-    """A copy of the graph whose products with weights run in bfloat16; the weights stay in their file."""
-    model = onnx.load(graph, load_external_data=False)
-    stored = {tensor.name for tensor in model.graph.initializer}
-    halves = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in stored}
-    nodes, rounded = [], set()
-    for node in model.graph.node:
-        weight = node.input[1] if node.op_type == "MatMul" else ""
-        if weight not in stored and weight not in halves:
-            nodes.append(node)
-            continue
-        x, narrow = node.input[0], f"{weight}.bfloat16"
-        if x not in rounded:
-            nodes.append(helper.make_node("Cast", [x], [f"{x}.bfloat16"], to=TensorProto.BFLOAT16))
-            rounded.add(x)
-        held = halves[weight].input[0] if weight in halves else weight
-        nodes += [helper.make_node("Cast", [held], [narrow], to=TensorProto.BFLOAT16),
-                  helper.make_node("MatMul", [f"{x}.bfloat16", narrow], [f"{node.output[0]}.bfloat16"]),
-                  helper.make_node("Cast", [f"{node.output[0]}.bfloat16"], [node.output[0]], to=TensorProto.FLOAT)]
-    used = {name for node in nodes for name in node.input}
-    del model.graph.node[:]
-    model.graph.node.extend(node for node in nodes if node.op_type != "Cast" or node.output[0] in used
-                            or node.output[0] in {entry.name for entry in model.graph.output})
-    path = work / graph.name
-    path.write_bytes(model.SerializeToString())
-    path.with_suffix(".bin").symlink_to(graph.with_suffix(".bin").resolve())
-    return path

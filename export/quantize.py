@@ -1,8 +1,8 @@
 """Weights in few bits, each kind so that no image's result depends on its neighbours in a batch.
 
-Linear layers become MatMulNBits (4 or 8 bits in blocks along the input, one scale and zero point a block), its
+Linear layers become MatMulNBits (4 or 8 bits around zero, one scale for a block of inputs, or for an output), its
 activations quantised row by row; or what narrow.py makes of them. Everything else is stored in 6 to 16 bits and
-computed in fp32.
+computed in fp32. There are no zero points, since TensorRT has none: what is stored here can become an engine as it is.
 Format of MatMulNBits: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#commicrosoftmatmulnbits
 """
 
@@ -19,7 +19,8 @@ from onnx.external_data_helper import set_external_data
 
 from export.gptq import nearest_of, round_in_turn
 
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of a block's range that are tried; the least squared error wins
+# Shares of a block's largest value that are tried; the least squared error wins. 0.875 of it is -8 of 4 bits.
+CLIPS = (1.0, 0.95, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7)
 REACH = 4096                             # inputs: a square of them has to be inverted
 INT8_ACTIVATIONS = 4                     # accuracy_level of MatMulNBits: activations in int8, per row and block
 FILE_LIMIT = 45_000_000                  # bytes of one file of external data
@@ -27,53 +28,45 @@ FILE_LIMIT = 45_000_000                  # bytes of one file of external data
 
 @dataclass(frozen=True)
 class BlockGrid:
-    """Of a block of (out, size) weights: scales and zero points (out, 1). See gptq.Grid."""
+    """Of a block of (out, size) weights: scales (out, 1). See gptq.Grid."""
 
     scale: np.ndarray
-    zero: np.ndarray
     bits: int
 
     def codes(self, weights: np.ndarray) -> np.ndarray:
-        return np.clip(np.round(weights / self.scale) + self.zero, 0, 2**self.bits - 1).astype(np.uint8)
+        return np.clip(np.round(weights / self.scale) + 2**(self.bits - 1), 0, 2**self.bits - 1).astype(np.uint8)
 
     def values(self, codes: np.ndarray) -> np.ndarray:
-        return (codes - self.zero) * self.scale
+        return (codes - np.float32(2**(self.bits - 1))) * self.scale
 
     @classmethod
     def fitted(cls, block: np.ndarray, bits: int) -> BlockGrid:
-        """That with the least squared error over the shares of the range tried."""
-        grids = []
-        for clip in CLIPS:
-            low = np.minimum(block.min(1, keepdims=True), 0) * clip
-            high = np.maximum(block.max(1, keepdims=True), 0) * clip
-            scale = np.maximum((high - low) / (2**bits - 1), 6e-8).astype(np.float16).astype(np.float32)  # as stored
-            grids.append(cls(scale, np.clip(np.round(-low / scale), 0, 2**bits - 1), bits))
-        best = nearest_of(grids, block)
-        scale, zero = (np.choose(best, [getattr(grid, part) for grid in grids]) for part in ("scale", "zero"))
-        return cls(scale, zero, bits)
+        """That with the least squared error over CLIPS."""
+        most = np.abs(block).max(1, keepdims=True)
+        scales = [np.maximum(most * clip / (2**(bits - 1) - 1), 6e-8).astype(np.float16).astype(np.float32)  # as stored
+                  for clip in CLIPS]
+        return cls(np.choose(nearest_of([cls(scale, bits) for scale in scales], block), scales), bits)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A weight in blocks along its inputs: weight ≈ (levels - zero point) · scale. Where the inputs do not fill the
+    """A weight in blocks along its inputs: weight ≈ (levels - 2^(bits - 1)) · scale. Where the inputs do not fill the
     last block, zeros do."""
 
     levels: np.ndarray  # (out, blocks, size) uint8
     scales: np.ndarray  # (out, blocks) float32, exact in float16
-    zeros: np.ndarray   # (out, blocks) uint8
+    bits: int
 
     @property
     def weight(self) -> np.ndarray:
         """(in, out) float32, the inputs that were filled up included."""
-        values = (self.levels - self.zeros[..., None].astype(np.float32)) * self.scales[..., None]
-        return values.reshape(len(values), -1).T
+        return BlockGrid(self.scales[..., None], self.bits).values(self.levels).reshape(len(self.levels), -1).T
 
     @classmethod
     def of(cls, levels: np.ndarray, grids: Sequence[BlockGrid]) -> Blocks:
         """levels  (in, out), whole blocks"""
         return cls(levels.T.reshape(levels.shape[1], len(grids), -1),
-                   np.concatenate([grid.scale for grid in grids], 1),
-                   np.concatenate([grid.zero for grid in grids], 1).astype(np.uint8))
+                   np.concatenate([grid.scale for grid in grids], 1), grids[0].bits)
 
 
 def quantize_blocks(weight: np.ndarray, bits: int, size: int) -> Blocks:
@@ -83,6 +76,13 @@ def quantize_blocks(weight: np.ndarray, bits: int, size: int) -> Blocks:
     grids = [BlockGrid.fitted(block.T, bits) for block in blocks]
     levels = [grid.codes(block.T).T for grid, block in zip(grids, blocks, strict=True)]
     return Blocks.of(np.concatenate(levels), grids)
+
+
+def quantize_outputs(weight: np.ndarray, bits: int, size: int) -> Blocks:
+    """(in, out) float32, each value rounded by itself; all blocks of an output have one scale."""
+    rows = _in_whole_blocks(weight, size)
+    grid = BlockGrid.fitted(rows.T, bits)
+    return Blocks.of(grid.codes(rows.T).T, [grid] * (len(rows) // size))
 
 
 def quantize_blocks_in_turn(weight: np.ndarray, bits: int, size: int, rows: np.ndarray) -> Blocks:
@@ -103,13 +103,13 @@ def quantize_blocks_in_turn(weight: np.ndarray, bits: int, size: int, rows: np.n
 
 
 def write_blocks(blocks: Blocks, path: Path) -> None:
-    np.savez(path, levels=blocks.levels, scales=blocks.scales, zeros=blocks.zeros)
+    np.savez(path, levels=blocks.levels, scales=blocks.scales, bits=blocks.bits)
 
 
 def read_blocks(path: Path) -> Blocks:
     """What write_blocks has written."""
     with np.load(path, allow_pickle=False) as stored:
-        return Blocks(**stored)
+        return Blocks(stored["levels"], stored["scales"], int(stored["bits"]))
 
 
 def _in_whole_blocks(weight: np.ndarray, size: int) -> np.ndarray:
@@ -118,12 +118,12 @@ def _in_whole_blocks(weight: np.ndarray, size: int) -> np.ndarray:
 
 def matmul_in_blocks(node: onnx.NodeProto, name: str, shape: tuple[int, int], bits: int, size: int
                      ) -> list[onnx.NodeProto]:
-    """What stands for a MatMul by the initializer `name`, (in, out), which is stored in blocks of `size` as levels,
-    scales16 and zeros. Scales are stored in 16 bits; the Cast is folded when the graph is loaded."""
+    """What stands for a MatMul by the initializer `name`, (in, out), which is stored in blocks of `size` as levels and
+    scales16. Scales are stored in 16 bits; the Cast is folded when the graph is loaded."""
     return [helper.make_node("Cast", [f"{name}.scales16"], [f"{name}.scales"], to=onnx.TensorProto.FLOAT),
-            helper.make_node("MatMulNBits", [node.input[0], f"{name}.levels", f"{name}.scales", f"{name}.zeros"],
-                             list(node.output), domain="com.microsoft", K=shape[0], N=shape[1], bits=bits,
-                             block_size=size, accuracy_level=INT8_ACTIVATIONS)]
+            helper.make_node("MatMulNBits", [node.input[0], f"{name}.levels", f"{name}.scales"], list(node.output),
+                             domain="com.microsoft", K=shape[0], N=shape[1], bits=bits, block_size=size,
+                             accuracy_level=INT8_ACTIVATIONS)]
 
 
 def allow_operators_of_onnxruntime(model: onnx.ModelProto) -> None:

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 class Rows:
     """Names of the values that stand for a matrix (rows, in)."""
 
-    levels: str  # (rows, in) uint8
+    levels: str  # (rows, in), here uint8
     scales: str  # (rows, 1) float32
 
 

@@ -22,6 +22,7 @@ from export.quantize import (
     embedding_graph,
     quantize_blocks,
     quantize_blocks_in_turn,
+    quantize_outputs,
     save_split,
     store_in_few_bits,
 )
@@ -164,10 +165,10 @@ def test_the_graph_names_its_inputs_and_outputs_as_the_engine_does(exported):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_weights_that_lie_on_a_grid_are_kept_exactly(bits):
-    levels = RANDOM.integers(0, 2**bits, (3, 2, BLOCK))
-    levels[..., 0], levels[..., 1] = 0, 2**bits - 1  # the whole range is in use
+    levels = RANDOM.integers(1, 2**bits, (3, 2, BLOCK))
+    levels[..., 0] = 2**bits - 1  # the largest is in use
     scales = 2.0 ** RANDOM.integers(-8, 0, (3, 2)).astype(np.float32)
-    weight = Blocks(levels, scales, RANDOM.integers(1, 2**bits - 1, (3, 2))).weight
+    weight = Blocks(levels, scales, bits).weight
     np.testing.assert_array_equal(quantize_blocks(weight, bits, BLOCK).weight, weight)
 
 
@@ -176,7 +177,7 @@ def test_the_error_of_a_block_is_at_most_half_a_step(bits):
     weight = RANDOM.normal(size=(4 * BLOCK, 24)).astype(np.float32) * RANDOM.uniform(0.01, 10, 24).astype(np.float32)
     error = (quantize_blocks(weight, bits, BLOCK).weight - weight).T.reshape(24, 4, BLOCK)
     blocks = weight.T.reshape(24, 4, BLOCK)
-    step = (blocks.max(2) - blocks.min(2)) / (2**bits - 1)
+    step = np.abs(blocks).max(2) / (2**(bits - 1) - 1)
     assert (np.sqrt((error**2).mean(2)) <= step / 2).all()  # root of the mean square
 
 
@@ -186,6 +187,13 @@ def test_zero_stays_exactly_zero(bits, shift):
     weight = (RANDOM.normal(size=(2 * BLOCK, 6)) + shift).astype(np.float32)
     weight[::3] = 0
     assert (quantize_blocks(weight, bits, BLOCK).weight[::3] == 0).all()
+
+
+def test_where_outputs_have_one_scale_it_is_said_for_each_block_and_the_error_is_at_most_half_a_step():
+    weight = RANDOM.normal(size=(3 * BLOCK, 6)).astype(np.float32) * RANDOM.uniform(0.01, 10, 6).astype(np.float32)
+    blocks = quantize_outputs(weight, 8, BLOCK)
+    assert blocks.scales.shape == (6, 3) and (blocks.scales == blocks.scales[:, :1]).all()
+    assert (np.sqrt(np.square(blocks.weight - weight).mean(0)) <= np.abs(weight).max(0) / 127 / 2).all()
 
 
 def test_a_block_of_zeros_stays_zero():

@@ -55,7 +55,7 @@ def test_a_checkpoint_becomes_a_bundle_that_a_guard_runs(checkpoint, gate_data, 
 def test_engines_for_a_named_gpu_come_with_the_bundle(checkpoint, gate_data, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx-cu12")
     out = tmp_path / "bundle"
-    result = run(checkpoint, "--out", out, "--quant", "fp16", "--target", "tensorrt-rtx", "--capability", "86",
+    result = run(checkpoint, "--out", out, "--quant", "w8a8", "--target", "tensorrt-rtx", "--capability", "86",
                  "--gate-data", gate_data, "--gate-questions", 2)
     assert result.exit_code == 0, result.output
     facts = json.loads((out / "engines" / "engines.json").read_bytes())
@@ -64,8 +64,9 @@ def test_engines_for_a_named_gpu_come_with_the_bundle(checkpoint, gate_data, tmp
 
 
 def test_engines_that_cannot_be_built_are_refused_before_the_export(checkpoint, tmp_path):
-    result = run(checkpoint, "--out", tmp_path / "bundle", "--quant", "w8a8", "--target", "tensorrt")
-    assert result.exit_code == 2 and "builds engines from fp32 or fp16, not w8a8" in error_of(result)
+    result = run(checkpoint, "--out", tmp_path / "bundle", "--quant", "fp8", "--target", "tensorrt",
+                 "--capability", "87")
+    assert result.exit_code == 2 and "engines of fp8 need a GPU of compute capability 8.9 or later" in error_of(result)
     (tmp_path / "reader.pt").touch()
     result = run(tmp_path, "--out", tmp_path / "bundle", "--quant", "fp16", "--target", "tensorrt")
     assert result.exit_code == 2 and "runs in ONNX Runtime only" in error_of(result)

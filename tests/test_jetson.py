@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def test_the_container_of_jetpack_6_keeps_the_runtime_that_its_base_brings():
     extras, _ = installed("6")
     assert not {"cpu", "gpu"} & extras
     assert not any("onnxruntime" in package for package in EXTRAS["tensorrt"])
+
+
+def test_engines_are_built_without_what_a_container_does_not_have():
+    """PyTorch and its like, gigabytes that only the export needs."""
+    loaded = subprocess.run([sys.executable, "-c", "import sys, export.__main__, export.engines; print(*sys.modules)"],
+                            cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert "onnx" in loaded
+    assert not {"torch", "transformers", "onnxscript", "optimum", "peft"} & set(loaded)
 
 
 @pytest.mark.skipif(Path("/etc/nv_tegra_release").exists(), reason="this is a Jetson")

@@ -118,7 +118,7 @@ def test_the_prompt_is_what_the_chat_template_makes_of_policy_image_and_question
 
 # The same verdict alone and in any batch
 
-@pytest.mark.parametrize("scheme", ["fp32", "w8a8", "w4a16"])
+@pytest.mark.parametrize("scheme", ["fp32", "w8a8", "fp8", "w4a16"])
 def test_an_image_has_the_same_bits_alone_and_beside_others_of_any_size(order, bundle, images, tmp_path, scheme):
     if scheme != "fp32":
         export_qwen(replace(order, out=tmp_path / "few-bits", scheme=scheme, max_flips=1, max_drift=1))
@@ -131,7 +131,7 @@ def test_an_image_has_the_same_bits_alone_and_beside_others_of_any_size(order, b
     assert list(guard.check_many(images[::-1])) == alone[::-1]
 
 
-@pytest.mark.parametrize("scheme, most", [("fp16", 0.002), ("w8a16", 0.02), ("w8a8", 0.05)])
+@pytest.mark.parametrize("scheme, most", [("fp16", 0.002), ("w8a16", 0.02), ("w8a8", 0.05), ("fp8", 0.1)])
 def test_few_bits_move_scores_a_little(order, tmp_path, scheme, most):
     manifest = export_qwen(replace(order, out=tmp_path / scheme, scheme=scheme, max_flips=1, max_drift=1))
     assert 0 < manifest["parity"]["mean_drift"] <= most
@@ -279,7 +279,7 @@ def test_another_bundle_of_the_same_weights_is_told_apart_by_the_gate(order, bun
                for name, tensor in weights.items()}
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     questions = build.draw_questions(order.gate_data, 6)
-    report = build.gate(bundle, Checkpoint.open(replace(order, checkpoint=other)), questions)
+    report = build.gate(open_engine(bundle), Checkpoint.open(replace(order, checkpoint=other)), questions)
     assert report.whole.mean_drift > 0.001
 
 

@@ -11,6 +11,7 @@ from export.parity import draw_questions, pixels_of
 from export.quantize import quantize_blocks, quantize_blocks_in_turn, read_blocks
 from export.qwen import rounding
 from export.qwen.build import Checkpoint, Order
+from export.qwen.store import BLOCKS
 
 FAMILY = "qwen2_5_vl"
 
@@ -65,7 +66,7 @@ def test_each_layer_is_rounded_on_what_the_rounded_layers_before_it_give(opened,
     _, rows = asked(opened, given, lambda name, weight: read_blocks(files[name]).weight[:len(weight)])
     for name, file in files.items():
         weight = opened.weights.rows(name).numpy().T
-        again = quantize_blocks_in_turn(weight, rounding.BITS, 32, rows[name])
+        again = quantize_blocks_in_turn(weight, rounding.BITS, BLOCKS[rounding.BITS], rows[name])
         np.testing.assert_array_equal(again.levels, read_blocks(file).levels)
 
 
@@ -74,8 +75,9 @@ def test_each_product_is_kept_better_than_with_weights_rounded_alone(opened, giv
     _, rows = asked(opened, given, lambda name, weight: read_blocks(files[name]).weight[:len(weight)])
     for name, file in files.items():
         weight = opened.weights.rows(name).numpy().T
+        by_itself = quantize_blocks(weight, rounding.BITS, BLOCKS[rounding.BITS])
         in_turn, alone = (np.square(rows[name] @ (blocks.weight[:len(weight)] - weight)).mean()
-                          for blocks in (read_blocks(file), quantize_blocks(weight, rounding.BITS, 32)))
+                          for blocks in (read_blocks(file), by_itself))
         assert in_turn < 0.8 * alone
 
 

@@ -148,7 +148,7 @@ def product(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scheme, most", [
-    ("fp32", 1e-6), ("fp16", 1e-3), ("w8a8", 0.02), ("w8a16", 0.02), ("w4a16", 0.1)])
+    ("fp32", 1e-6), ("fp16", 1e-3), ("w8a8", 0.02), ("fp8", 0.06), ("w8a16", 0.02), ("w4a16", 0.15)])
 def test_each_scheme_costs_what_it_may(product, scheme, most):
     make, weight = product
     x = np.random.default_rng(0).normal(size=(2, 9, INPUTS)).astype(np.float32)
@@ -157,10 +157,10 @@ def test_each_scheme_costs_what_it_may(product, scheme, most):
     error = np.abs(found - x @ weight).max() / np.abs(x @ weight).max()
     assert error <= most
     assert scheme == "fp32" or error > 0
-    assert not found[0, 2].any() and not found[..., 3].any()
+    assert not found[0, 2].any() and np.abs(found[..., 3]).max() < 1e-9
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w8a16", "w4a16"])
+@pytest.mark.parametrize("scheme", ["w8a8", "fp8", "w8a16", "w4a16"])
 def test_a_row_has_the_same_bits_beside_a_row_a_thousand_times_as_large(product, scheme):
     graph = product[0](scheme)
     x = np.random.default_rng(0).normal(size=(4, 16, INPUTS)).astype(np.float32)
@@ -217,7 +217,7 @@ def test_positions_in_the_text_are_those_of_transformers(checkpoint, grid):
 def test_the_graph_multiplies_with_the_weights_that_were_rounded_in_turn(tmp_path):
     weight = torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(1))
     save_file({"layer.weight": weight}, tmp_path / "model.safetensors")
-    other = quantize_blocks(weight.numpy().T + 1, 4, 32)  # told apart from what the checkpoint holds
+    other = quantize_blocks(weight.numpy().T + 1, 4, 64)  # told apart from what the checkpoint holds
     write_blocks(other, tmp_path / "rounded.npz")
     model = graph_of_product()
     store(model, Source(Weights(tmp_path), "", rounded={"layer.weight": tmp_path / "rounded.npz"}),

@@ -13,7 +13,9 @@ import pytest
 from fake_cuda import FakeCuda, FakeTensorRT
 from PIL import Image
 from tiny_qwen import write_checkpoint
+from typer.testing import CliRunner
 
+from export.__main__ import app
 from export.qwen.build import Order, export_qwen
 from safeguard_sdk import Bundle, EngineError, Guard, Policy
 from safeguard_sdk.bundle import file_sha256
@@ -102,6 +104,19 @@ def test_a_policy_of_several_rules_keeps_the_cache_of_each_on_the_device(bundle,
 def test_text_is_written_on_the_same_cache(bundle, engines, cuda, images):
     assert Guard(POLICY, bundle, engines=engines).explain(images[0]).rationale == Guard(
         POLICY, bundle).explain(images[0]).rationale
+
+
+def test_the_gate_compares_engines_with_the_checkpoint(bundle, engines, cuda, tmp_path):
+    asked = [app, ["gate", str(bundle.path), str(bundle.path.parent / "checkpoint"), "--questions", "4",
+                   "--gate-data", str(bundle.path.parent / "photos"), "--engines", str(engines), "--max-drift", "1e-5"]]
+    assert CliRunner().invoke(*asked).exit_code == 0
+    other = tmp_path / "decoder.onnx"
+    other.write_bytes((bundle.path / "decoder.onnx").read_bytes())
+    (1.1 * np.fromfile(bundle.path / "decoder.bin", np.float32)).tofile(tmp_path / "decoder.bin")
+    (engines / "decoder.engine").write_text(str(other))
+    describe(engines, engines={path.name: file_sha256(path) for path in engines.glob("*.engine")})
+    refused = CliRunner().invoke(*asked)
+    assert refused.exit_code == 1 and "is as it was, but do not use it" in refused.stderr
 
 
 # CUDA graphs.

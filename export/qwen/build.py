@@ -40,7 +40,7 @@ from export.qwen.weights import Weights
 from safeguard_sdk import __version__
 from safeguard_sdk.bundle import FORMAT, Bundle, file_sha256
 from safeguard_sdk.calibration import Calibration
-from safeguard_sdk.engine import open_engine
+from safeguard_sdk.engine import Engine, open_engine
 from safeguard_sdk.engine.qwen_vl import ChatTurns
 from safeguard_sdk.image import PatchGeometry
 from safeguard_sdk.prompt import PROMPTS, PromptStyle
@@ -48,8 +48,8 @@ from safeguard_sdk.prompt import PROMPTS, PromptStyle
 MAX_POLICY_TOKENS = 4096
 MAX_IMAGE_TOKENS = 1280  # the default of the processor's class; checkpoint files allow 16384, minutes on a CPU
 LINEAR = {"fp32": "fp32", "fp16": "fp16 weights, fp32 arithmetic", "w8a8": "int8 per output; activations int8 per row",
-          "w8a16": "8 bits in blocks of 128",
-          "w4a16": "4 bits in blocks of 32 (GPTQ); keys, values and vision 8 bits in blocks of 128"}
+          "fp8": "float8 per output; activations float8 per row", "w8a16": "8 bits per output",
+          "w4a16": "4 bits in blocks of 64 (GPTQ); keys, values and vision 8 bits per output"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def export_qwen(order: Order) -> dict:
         shutil.rmtree(building / "rounded", ignore_errors=True)
         manifest = _manifest(checkpoint, order, files, kept)
         write_manifest(building, manifest)
-        report = gate(Bundle.open(building), checkpoint, questions)
+        report = gate(open_engine(Bundle.open(building)), checkpoint, questions)
         manifest["parity"] = report.as_json()
         print("\n".join(report.lines()), file=sys.stderr, flush=True)
         require(report.whole, order.max_flips, order.max_drift)
@@ -131,13 +131,13 @@ def export_qwen(order: Order) -> dict:
     return manifest
 
 
-def gate(bundle: Bundle, checkpoint: Checkpoint, questions: list[Question]) -> Report:
-    """Ask both the same."""
-    pixels = pixels_of(questions, bundle.geometry)
-    found = ask(open_engine(bundle), questions, pixels)
+def gate(engine: Engine, checkpoint: Checkpoint, questions: list[Question]) -> Report:
+    """Ask both the same. engine: of the bundle."""
+    pixels = pixels_of(questions, engine.bundle.geometry)
+    found = ask(engine, questions, pixels)
     pairs = checkpoint.reference().logits([checkpoint.style.prefix(question.text) for question in questions],
                                           [pixels[question.photo] for question in questions])
-    return Report.of(questions, pairs[:, 1] - pairs[:, 0], found, bundle.calibration)
+    return Report.of(questions, pairs[:, 1] - pairs[:, 0], found, engine.bundle.calibration)
 
 
 def write_files(checkpoint: Checkpoint, folder: Path, scheme: str, text: bool, kept: frozenset[str] = frozenset(),

@@ -1,8 +1,8 @@
 """Which layers int8 by rows would spoil, measured on the checkpoint's own activations.
 
 A few values far beyond the others leave int8 few levels for the rest of their row; Qwen2.5-VL has such rows, mostly in
-front of down_proj. Layers that lose more than LOSS of their output are stored in blocks of 128 inputs, each with a
-scale of its own.
+front of down_proj. Layers that lose more than LOSS of their output are stored as w8a16 stores them: a CPU rounds their
+activations in blocks of 128, each with a scale of its own, and a GPU does not round them.
 """
 
 from __future__ import annotations

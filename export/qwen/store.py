@@ -4,8 +4,9 @@ scheme   linear layers                                                          
 fp32     float32                                                                    float32
 fp16     float16, computed in float32 (Qwen2.5-VL overflows float16)                float16 where large
 w8a8     int8, a scale for every output; activations int8, a scale for every row    as fp16
-w8a16    MatMulNBits, 8 bits in blocks of 128                                       as fp16
-w4a16    MatMulNBits, 4 bits in blocks of 32, rounded in turn (rounding.py); keys,  as fp16
+fp8      as w8a8 in float8 (E4M3): for GPUs of compute capability 8.9 and later     as fp16
+w8a16    MatMulNBits, 8 bits, a scale for every output                              as fp16
+w4a16    MatMulNBits, 4 bits in blocks of 64, rounded in turn (rounding.py); keys,  as fp16
          values and vision as w8a16
 
 A scale is never shared between rows, so no image's result depends on its neighbours in a batch.
@@ -20,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import set_external_data
 
+from export.blob import ALIGNED, Blob
 from export.failures import ExportError
+from export.pairs import KINDS, MOST, multiply_levels, pair_constants, round_rows, scale_rows
 from export.quantize import (
     Blocks,
     allow_operators_of_onnxruntime,
@@ -30,18 +32,19 @@ from export.quantize import (
     matmul_in_blocks,
     packed,
     quantize_blocks,
+    quantize_outputs,
     read_blocks,
     replace_nodes,
 )
 from export.qwen.weights import Weights
 from export.rows import Rows, multiply_rows, quantise_rows, row_constants
 
-SCHEMES = ("fp32", "fp16", "w8a8", "w8a16", "w4a16")
+SCHEMES = ("fp32", "fp16", "w8a8", "fp8", "w8a16", "w4a16")
+BY_ROWS = {"w8a8": "int8", "fp8": "float8"}    # schemes that quantise activations, too → kinds of pairs.py
 EXACT = ("patch_embed.", "verdict.")           # few weights, all of what is seen and said: never quantised
-BLOCKS = {8: 128, 4: 32}                       # bits → inputs that share a scale
+BLOCKS = {8: 128, 4: 64}                       # bits → inputs of a block; TensorRT has blocks of 64 and of 128
 IN_8_BITS = ("k_proj.weight", "v_proj.weight")  # of w4a16; export/nano.py has measured what 4 bits there cost
 CHUNK = 1 << 25                                # values that are held as float32 at a time: 128 MiB
-INLINE, ALIGNED = 1024, 4096                   # bytes: smaller tensors stay in the graph; larger ones start on a page
 LARGEST_HALF = 65504.0
 
 
@@ -70,31 +73,6 @@ class Source:
     def stored(self, name: str) -> str:
         """Its name in the checkpoint."""
         return self.prefix + self.named.get(name, name)
-
-
-class Blob:
-    """The file beside a graph that holds its large tensors."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._file = path, open(path, "wb")  # noqa: SIM115, closed by __exit__
-
-    def add(self, name: str, values: np.ndarray) -> TensorProto:
-        """Write a tensor, or keep it in the graph if it is small; returns the initializer."""
-        if values.nbytes < INLINE:
-            return numpy_helper.from_array(np.ascontiguousarray(values), name)
-        self._file.write(bytes(-self._file.tell() % ALIGNED))
-        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
-        tensor.raw_data = b""
-        set_external_data(tensor, self.path.name, self._file.tell(), values.nbytes)
-        tensor.ClearField("raw_data")
-        self._file.write(np.ascontiguousarray(values).data)
-        return tensor
-
-    def __enter__(self) -> Blob:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
 
 
 def store(model: onnx.ModelProto, source: Source, path: Path, scheme: str, *, vision: bool = False,
@@ -136,9 +114,10 @@ def _stored(graph: onnx.GraphProto, source: Source, blob: Blob, scheme: str, vis
         if kind in ("fp32", "fp16"):
             _store_float(blob, name, chunks, (inputs, outputs), kind, initializers, casts)
             nodes.append(node)
-        elif kind == "w8a8":
-            initializers += _store_channels(blob, name, chunks, (inputs, outputs))
-            nodes += _by_rows(node, name, quantised_inputs, initializers)
+        elif kind in BY_ROWS:
+            initializers += _store_outputs(blob, name, chunks, (inputs, outputs), BY_ROWS[kind])
+            by_rows = _by_rows if kind == "w8a8" else _by_float8_rows
+            nodes += by_rows(node, name, quantised_inputs, initializers)
         else:
             bits = int(kind)
             initializers += _store_blocks(blob, name, _in_blocks(source, name, chunks, bits), bits)
@@ -156,12 +135,12 @@ def _stored(graph: onnx.GraphProto, source: Source, blob: Blob, scheme: str, vis
 
 
 def kind_of(name: str, scheme: str, vision: bool) -> str:
-    """How a linear layer is stored: fp32, fp16, w8a8, or the bits of its blocks."""
+    """How a linear layer is stored: fp32, fp16, a key of BY_ROWS, or the bits of its blocks."""
     if scheme in ("fp32", "fp16"):
         return scheme
     if name.startswith(EXACT):
         return "fp16" if name.startswith("patch_embed") else "fp32"
-    if scheme == "w8a8":
+    if scheme in BY_ROWS:
         return scheme
     return "4" if scheme == "w4a16" and not vision and not name.endswith(IN_8_BITS) else "8"
 
@@ -199,12 +178,13 @@ def _half(name: str, values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16)
 
 
-def _store_channels(blob: Blob, name: str, chunks, shape: tuple[int, int]) -> list[TensorProto]:
-    """int8 (inputs, outputs), and a scale for every output: weight ≈ levels · scale."""
-    levels, scales = np.empty(shape, np.int8), np.empty(shape[1], np.float32)
+def _store_outputs(blob: Blob, name: str, chunks, shape: tuple[int, int], kind: str) -> list[TensorProto]:
+    """Levels (inputs, outputs) of a kind in pairs.KINDS, and a scale for every output: weight ≈ levels · scale."""
+    levels, scales = np.empty(shape, KINDS[kind]), np.empty(shape[1], np.float32)
     for start, rows in chunks:
-        scale = np.maximum(np.abs(rows).max(1) / 127, 1e-12)
-        levels[:, start:start + len(rows)] = np.round(rows / scale[:, None]).astype(np.int8).T
+        scale = np.maximum(np.abs(rows).max(1) / MOST[kind], 1e-12)
+        shares = rows / scale[:, None]
+        levels[:, start:start + len(rows)] = (np.round(shares) if kind == "int8" else shares).astype(KINDS[kind]).T
         scales[start:start + len(rows)] = scale
     return [blob.add(f"{name}.levels", levels), blob.add(f"{name}.scales", scales)]
 
@@ -226,15 +206,29 @@ def _by_rows(node: onnx.NodeProto, name: str, quantised: dict[str, Rows], initia
             helper.make_node("Reshape", [f"{result}.rows", shape], [result])]
 
 
+def _by_float8_rows(node: onnx.NodeProto, name: str, quantised: dict[str, Rows], initializers: list[TensorProto]
+                    ) -> list[onnx.NodeProto]:
+    """(…, in) @ weight in float8 as pairs.py has it; layers with one input share its rows."""
+    x, result, nodes = node.input[0], node.output[0], []
+    if not quantised:
+        initializers += pair_constants("float8")
+    if x not in quantised:
+        before, scale = scale_rows(x)
+        rounded, levels = round_rows(x, scale)
+        nodes, quantised[x] = [*before, *rounded], Rows(levels, scale)
+    return [*nodes, *multiply_levels(quantised[x].levels, name, f"{result}.unscaled"),
+            helper.make_node("Mul", [f"{result}.unscaled", quantised[x].scales], [result])]
+
+
 def _in_blocks(source: Source, name: str, chunks, bits: int) -> Blocks:
     if name in source.rounded:
         return read_blocks(source.rounded[name])
-    parts = [quantize_blocks(rows.T, bits, BLOCKS[bits]) for _, rows in chunks]
-    return Blocks(*(np.concatenate([getattr(part, key) for part in parts]) for key in ("levels", "scales", "zeros")))
+    quantize = quantize_outputs if bits == 8 else quantize_blocks
+    parts = [quantize(rows.T, bits, BLOCKS[bits]) for _, rows in chunks]
+    return Blocks(*(np.concatenate([getattr(part, key) for part in parts]) for key in ("levels", "scales")), bits)
 
 
 def _store_blocks(blob: Blob, name: str, blocks: Blocks, bits: int) -> list[TensorProto]:
     """Scales in float16."""
     return [blob.add(f"{name}.levels", packed(blocks.levels, bits)),
-            blob.add(f"{name}.scales16", blocks.scales.astype(np.float16)),
-            blob.add(f"{name}.zeros", packed(blocks.zeros, bits))]
+            blob.add(f"{name}.scales16", blocks.scales.astype(np.float16))]

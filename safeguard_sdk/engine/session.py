@@ -82,8 +82,8 @@ def open_session(path: Path, provider: str, threads: int) -> onnxruntime.Inferen
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if provider != "cpu" and ONLY_ON_CPU in path.read_bytes():
         raise EngineError(f"{path}: multiplies whole numbers row by row, as only the provider cpu does, not "
-                          f"{provider}; ask for cpu, or for a bundle exported from a Qwen-VL checkpoint with --quant "
-                          "fp16, w8a16 or w4a16")
+                          f"{provider}; ask for cpu, or for a bundle of a Qwen-VL checkpoint: exported with --quant "
+                          "fp16, fp8, w8a16 or w4a16, or any with TensorRT engines (python -m export tensorrt)")
     exact, twin = platform.machine() not in X86 or bool(EXACT_IN_INT8 & set(cpu_features())), unsigned_twin(path)
     signed = exact or not twin.is_file()
     if not exact:  # finds nothing to turn in a twin

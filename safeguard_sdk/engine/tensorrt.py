@@ -58,7 +58,7 @@ class EngineFolder:
         if trt.__version__ != version:
             raise EngineError(f"{path}: was built by {module} {version}, {trt.__version__} is installed; {AGAIN}")
         cuda = Cuda(open_runtime())
-        if capability is not None and cuda.capability() != capability:
+        if cuda.capability() != capability:
             raise EngineError(f"{path}: is for a GPU of compute capability {capability}, this one has "
                               f"{cuda.capability()}; {AGAIN} --capability {cuda.capability()}")
         return cls(path, most_rows, cuda, trt.Runtime(trt.Logger(trt.Logger.ERROR)), trt)

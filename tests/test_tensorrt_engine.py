@@ -32,8 +32,8 @@ def bundle(photos, tmp_path_factory) -> Bundle:
     folder = tmp_path_factory.mktemp("tensorrt")
     (folder / "photos").mkdir()
     (folder / "photos" / "cat.png").write_bytes(photos["chelsea.png"].read_bytes())
-    export_qwen(Order(write_checkpoint(folder / "checkpoint", "qwen3_vl"), folder / "bundle", "fp32", "safeguard-vl",
-                      gate_data=folder / "photos", questions=2))
+    checkpoint = write_checkpoint(folder / "checkpoint", "qwen3_vl", tied=True)
+    export_qwen(Order(checkpoint, folder / "bundle", "fp32", "safeguard-vl", gate_data=folder / "photos", questions=2))
     return Bundle.open(folder / "bundle")
 
 

@@ -71,9 +71,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RmsNorm(shape.width, shape.epsilon)
         self.self_attn, self.mlp = SelfAttention(shape), GatedFeedForward(shape.width, shape.inner, bias=False)
 
-    def forward(self, x, cos, sin, bias, past_key, past_value, deepstack=None):
-        """See trace.decoder_graph; deepstack is added to x before all else."""
-        x = x if deepstack is None else x + deepstack
+    def forward(self, x, cos, sin, bias, past_key, past_value):
+        """See trace.decoder_graph."""
         normed = self.input_layernorm(x)
         mixed, keys, values = self.self_attn(normed, cos, sin, bias, past_key, past_value, self.last)
         x = (_last(x) if self.last else x) + mixed

@@ -150,17 +150,18 @@ def decoder_graph(shape: QwenShape) -> onnx.ModelProto:
                 for pair in pairs for name in pair}
     cos, sin, bias = sketch.add(_trace(decoder.Front(model), model, ["position_ids", "padding", "past"], 3), "",
                                 ["position_ids", "padding", "past_key.0"], ["cos", "sin", "bias"])
-    taken = ["hidden", "turns", "turns", "seen", "past", "past"]
 
     @cache
-    def layer(last: bool, added: bool) -> onnx.GraphProto:
-        return _trace(decoder.Layer(model, last), model, [*taken, "hidden"] if added else taken, 3)
+    def layer(last: bool) -> onnx.GraphProto:
+        return _trace(decoder.Layer(model, last), model, ["hidden", "turns", "turns", "seen", "past", "past"], 3)
 
     x = "inputs_embeds"
     for number, (key, value) in enumerate(pairs):
-        more = [f"deepstack.{number - 1}"] if 0 < number <= model.deepstack else []
-        x, _, _ = sketch.add(layer(number == model.layers - 1, bool(more)), f"layers.{number}.",
-                             [x, cos, sin, bias, f"past_{key}", f"past_{value}", *more],
+        if 0 < number <= model.deepstack:
+            x, before = f"deepened_{number}", x
+            sketch.nodes.append(helper.make_node("Add", [before, f"deepstack.{number - 1}"], [x], name=x))
+        x, _, _ = sketch.add(layer(number == model.layers - 1), f"layers.{number}.",
+                             [x, cos, sin, bias, f"past_{key}", f"past_{value}"],
                              [f"hidden_{number}", f"present_{key}", f"present_{value}"])
     sketch.add(_trace(decoder.Head(model), model, ["hidden"], 2), "", [x], ["verdict_logits", "last_state"])
     return sketch.model("decoder", inputs, outputs)

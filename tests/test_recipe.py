@@ -13,7 +13,7 @@ from training.rewards import ASKS
 from training.vlm.recipe import Lora, Recipe
 
 RECIPES = Path(__file__).parents[1] / "training" / "recipes"
-SHIPPED = ("7b-sft", "7b-rl", "7b-full", "7b-rl-safeedit", "3b", "qwen3-vl-2b")
+SHIPPED = ("7b-sft", "7b-rl", "7b-full", "7b-rl-safeedit", "3b", "qwen3-vl-2b", "nano-sft")
 
 
 @pytest.fixture(scope="module")

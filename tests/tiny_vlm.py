@@ -29,7 +29,7 @@ from transformers import (
 )
 
 NANO_TOKENIZER = Path(__file__).parents[1] / "safeguard_sdk" / "nano" / "tokenizer.json"
-TOKENS = 6000  # of nano's 49,152; " safe" and " unsafe" are among them
+TOKENS = 6000  # of nano's 49,152
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
            "<|image_pad|>", "<|video_pad|>")
 MAX_PIXELS = 56 * 84  # six tokens a photo of Qwen2.5-VL
@@ -59,10 +59,10 @@ def _processor(family: str) -> ProcessorMixin:
     if family == "qwen3_vl":
         image = Qwen2VLImageProcessorPil(min_pixels=32 * 32, max_pixels=MAX_PIXELS, patch_size=16,
                                          image_mean=[0.5] * 3, image_std=[0.5] * 3)
-        return Qwen3VLProcessor(image_processor=image, tokenizer=_tokenizer(), chat_template=template,
+        return Qwen3VLProcessor(image_processor=image, tokenizer=cut_tokenizer(), chat_template=template,
                                 video_processor=Qwen3VLVideoProcessor())
     image = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=MAX_PIXELS)
-    return Qwen2_5_VLProcessor(image_processor=image, tokenizer=_tokenizer(), chat_template=template,
+    return Qwen2_5_VLProcessor(image_processor=image, tokenizer=cut_tokenizer(), chat_template=template,
                                video_processor=Qwen2VLVideoProcessor())
 
 
@@ -79,7 +79,7 @@ def _model(family: str, vocabulary: int, ids: dict[str, int]) -> PreTrainedModel
                                                                tie_word_embeddings=True))
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def cut_tokenizer() -> PreTrainedTokenizerFast:
     document = json.loads(NANO_TOKENIZER.read_text(encoding="utf-8"))
     vocabulary = {token: number for token, number in document["model"]["vocab"].items() if number < TOKENS}
     merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in document["model"]["merges"]]

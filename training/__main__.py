@@ -34,7 +34,8 @@ def nano(
         Path("runs/nano"),
     recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Recipe in YAML.")] = None,
     start: Annotated[Path | None, typer.Option(exists=True, file_okay=False,
-                                               help="Bundle to train further; SmolLM2 without it.")] = None,
+                                               help="Bundle, or OUT/sft/model of stage 1, to train further; SmolLM2 "
+                                               "without it.")] = None,
 ) -> None:
     """Train the embedded model on labelled photos.
 

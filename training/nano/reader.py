@@ -96,8 +96,8 @@ def in_number_type() -> torch.autocast:
 def load_base(gguf: Path, layers: int):
     """SmolLM2 from its GGUF, cut to the first layers: tokenizer, LlamaModel in number_type, rows of the verdict tokens.
     """
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    whole = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**stored_in(gguf))
+    whole = AutoModelForCausalLM.from_pretrained(**stored_in(gguf), dtype=torch.float32)
     config = LlamaConfig(**{**whole.config.to_dict(), "num_hidden_layers": layers})
     config._attn_implementation = "eager"  # twice as fast here as sdpa, which has no fast path for a mask
     model = LlamaModel(config)
@@ -107,6 +107,12 @@ def load_base(gguf: Path, layers: int):
     for parameter in model.parameters():  # and not the buffers: rotary frequencies do not survive bfloat16
         parameter.data = parameter.data.to(torch.bfloat16).to(number_type())  # the same values on every CPU
     return tokenizer, model, verdict_rows
+
+
+def stored_in(path: Path) -> dict[str, str]:
+    """Arguments of from_pretrained for a GGUF, or for the folder of a model."""
+    return ({"pretrained_model_name_or_path": str(path)} if path.is_dir() else
+            {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name})
 
 
 def verdict_token(tokenizer, text: str) -> int:

@@ -1,4 +1,5 @@
-"""Where a run of training starts: at SmolLM2, or at the reader of a bundle, out of its few bits.
+"""Where a run of training starts: at SmolLM2, at what stage 1 has made of it (captions.py), or at the reader of a
+bundle, out of its few bits.
 
 A bundle holds linear layers in few bits; training goes on from these values with fresh adapters, as it would from any
 other base. The embeddings, which training leaves alone, are SmolLM2's own.
@@ -12,53 +13,66 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from export.decoder import WEIGHTS
 from export.narrow import read_narrow
-from safeguard_sdk.bundle import Bundle
+from safeguard_sdk.bundle import Bundle, file_sha256
 from training.assets import fetch_smollm2
 from training.nano.reader import Reader, load_base, with_adapters
 from training.runs import save_whole
 
-START = "start.pt"  # in the folder of the run
+START = "start.pt"            # in the folder of the run
+STAGE1 = "model.safetensors"  # in the folder of stage 1
+CAPTIONS = "captions"         # what the origin of a start says of stage 1
 # Names of a bundle's graphs → of a LlamaModel; of the reader → of a bundle's graphs.
 NORMS = {"attention_norm.weight": "input_layernorm.weight",
          "feed_forward_norm.weight": "post_attention_layernorm.weight"}
 HEADS = {"probability.weight": "knot_rows", "verdict.weight": "verdict.weight", "verdict.bias": "verdict.bias"}
 
 
-def start_from(bundle: Path, run: Path) -> None:
-    """Write `run/start.pt`: the reader of a bundle, and which bundle it was. Once: a run that has a start keeps it.
+def start_from(folder: Path, run: Path) -> None:
+    """Write `run/start.pt`: the reader of a bundle, or the language model of stage 1, and which it was. Once: a run
+    that has a start keeps it.
 
-    Raises BundleError for a folder that is no sound bundle, ValueError for a bundle that is not of nano's kind or
-    another one than the run has started from.
+    Raises BundleError for a folder that is neither, ValueError for a bundle that is not of nano's kind, or another
+    start than the run has.
     """
-    opened = Bundle.open(bundle)
+    stage1 = (folder / STAGE1).is_file()
+    bundle = None if stage1 else Bundle.open(folder)
+    sha256 = file_sha256(folder / STAGE1) if stage1 else bundle.sha256
     path = run / START
     if path.is_file():
         first = torch.load(path, weights_only=True)["origin"]["sha256"]
-        if first != opened.sha256:
-            raise ValueError(f"{run}: has started from bundle {first[:12]}…, {bundle} is {opened.sha256[:12]}…; "
-                             "give the same one, or another folder to --out")
+        if first != sha256:
+            raise ValueError(f"{run}: has started from {first[:12]}…, {folder} is {sha256[:12]}…; give the same one, "
+                             "or another folder to --out")
         return
     if (run / "checkpoint.pt").is_file():
         raise ValueError(f"{run}: has started from SmolLM2; give another folder to --out")
-    if opened.architecture != "tags":
-        raise ValueError(f"{bundle}: is of architecture {opened.architecture!r}; training nano starts from 'tags' only")
-    origin = {"sha256": opened.sha256, "training": opened.manifest["training"]}
-    save_whole(path, {"origin": origin, "reader": _reader_weights(bundle)})
+    if stage1:
+        origin, reader = {"sha256": sha256, "training": CAPTIONS}, _stage1_weights(folder / STAGE1)
+    elif bundle.architecture != "tags":
+        raise ValueError(f"{folder}: is of architecture {bundle.architecture!r}; training nano starts from 'tags' only")
+    else:
+        origin, reader = {"sha256": sha256, "training": bundle.manifest["training"]}, _reader_weights(folder)
+    save_whole(path, {"origin": origin, "reader": reader})
 
 
 def open_start(run: Path, assets: Path, layers: int, rank: int) -> tuple[PreTrainedTokenizerBase, Reader, dict | None]:
     """Tokenizer and reader as the run has them before its first step, with untrained adapters; and what
-    `start_from` noted of the bundle, None for a run from SmolLM2."""
+    `start_from` noted of where it starts, None for a run from SmolLM2."""
     tokenizer, model, verdict_rows = load_base(fetch_smollm2(assets), layers)
     if not (run / START).is_file():
         return tokenizer, Reader(with_adapters(model, rank), verdict_rows), None
     state = torch.load(run / START, weights_only=True)
-    _put(state["reader"]["model"], model)
+    first = state["reader"]["model"]
+    if state["origin"]["training"] == CAPTIONS:  # of all its layers
+        own = dict(model.named_parameters())
+        first = {name: tensor for name, tensor in first.items() if name in own}
+    _put(first, model)
     reader = Reader(with_adapters(model, rank), verdict_rows)
     _put(state["reader"]["heads"], reader)
     return tokenizer, reader, state["origin"]
@@ -70,10 +84,17 @@ def _put(weights: dict[str, torch.Tensor], module: nn.Module) -> None:
     unknown = weights.keys() - parameters.keys()
     if unknown:
         raise ValueError(f"the start has weights that the reader has no place for: {sorted(unknown)[:3]}…; "
-                         "`layers` of the recipe must be those of the bundle")
+                         "`layers` of the recipe must be those of the start")
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
+
+
+def _stage1_weights(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """As _reader_weights; the heads are new."""
+    stored = {name.removeprefix("model."): tensor.bfloat16() for name, tensor in load_file(path).items()}
+    return {"model": {name: tensor for name, tensor in stored.items() if name.startswith(("layers.", "norm."))},
+            "heads": {}}
 
 
 def _reader_weights(bundle: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -18,7 +18,7 @@ from training.errors import TrainingError
 from training.rewards import REWARDS
 from training.vlm.chat import Example, examples_sha256, question_example, to_dataset
 from training.vlm.model import geometry_of, load_config, load_model, load_processor, lora_config
-from training.vlm.plan import Plan, make_plan
+from training.vlm.plan import Plan, make_plan, measure
 from training.vlm.recipe import Grpo, Recipe
 from training.vlm.run import GoesOn, callbacks, print_once, train_to_model, trainer_arguments
 
@@ -52,7 +52,7 @@ def questions(data: dict[str, Path], prompt: str, seed: int) -> list[Example]:
 
 def plan(recipe: Recipe, stage: Grpo, examples: Sequence[Example], start: str) -> Plan:
     processor = load_processor(start, recipe.max_pixels)
-    return make_plan(examples, len(examples), stage, load_config(start), processor)
+    return make_plan(examples, measure(examples, processor), len(examples), stage, load_config(start))
 
 
 def train(recipe: Recipe, stage: Grpo, examples: Sequence[Example], start: str, out: Path) -> Path:

@@ -1,4 +1,5 @@
-"""Qwen2.5-VL and Qwen3-VL: what they see, which of their weights are trained, and adapters merged into them."""
+"""Qwen2.5-VL and Qwen3-VL: what they see, which of their weights are trained, and adapters merged into them; the last
+two also of nano's language model, a Llama."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from peft import LoraConfig, PeftModel
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
 )
 
@@ -22,9 +25,10 @@ from training.errors import TrainingError
 from training.vlm.recipe import Lora
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-# Every linear layer of the language model; the vision tower has layers of the same names, which stay as they are.
-ADAPTED = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-VISION = ".visual."  # in the names of the vision tower's weights, its merger among them
+# Every linear layer of the language model; those of the vision tower, which stay as they are, stand in "blocks".
+ADAPTED = r".*\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+VISION = ".visual."            # in the names of the vision tower's weights, its merger among them
+EMBEDDINGS = ".embed_tokens."  # in those of a Llama: all training of nano leaves them as they are
 
 
 def load_config(name: str) -> PretrainedConfig:
@@ -59,10 +63,20 @@ def load_model(name: str, lora: Lora | None, precision: str) -> PreTrainedModel:
     bits, or steps of 1e-6 would round to nothing."""
     load_config(name)
     model = _loaded(AutoModelForImageTextToText, name, dtype=weight_type(lora, precision))
-    for weight, parameter in model.named_parameters():
-        if VISION in f".{weight}":
-            parameter.requires_grad_(False)
+    freeze(model)
     return model
+
+
+def model_class(config: PretrainedConfig) -> type:
+    return AutoModelForCausalLM if config.model_type == "llama" else AutoModelForImageTextToText
+
+
+def freeze(model: PreTrainedModel) -> None:
+    """Keep from training, in place, what no stage changes."""
+    fixed = EMBEDDINGS if model.config.model_type == "llama" else VISION
+    for weight, parameter in model.named_parameters():
+        if fixed in f".{weight}":
+            parameter.requires_grad_(False)
 
 
 def weight_type(lora: Lora | None, precision: str) -> torch.dtype:
@@ -78,11 +92,11 @@ def lora_config(lora: Lora | None) -> LoraConfig | None:
 
 def merge_adapter(name: str, adapter: Path, dtype: torch.dtype, out: Path) -> None:
     """Write the model `name` with the adapter's changes added to its weights into `out`."""
-    model = PeftModel.from_pretrained(_loaded(AutoModelForImageTextToText, name, dtype=dtype), adapter)
+    model = PeftModel.from_pretrained(_loaded(model_class(_loaded(AutoConfig, name)), name, dtype=dtype), adapter)
     model.merge_and_unload().save_pretrained(out)
 
 
-def keep(folder: Path, processor: ProcessorMixin, out: Path) -> None:
+def keep(folder: Path, processor: ProcessorMixin | PreTrainedTokenizerBase, out: Path) -> None:
     """Make a written model whole with its processor, then give it its name, so that `out` is never half of one."""
     processor.save_pretrained(folder)
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle

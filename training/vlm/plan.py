@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForImageTextToText, PretrainedConfig, ProcessorMixin
+from transformers import PretrainedConfig, ProcessorMixin
 
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import PatchGeometry, decode_image
 from training.datasets import LABELS
 from training.errors import TrainingError
 from training.vlm.chat import Example, refuse_special_tokens, turns
-from training.vlm.model import VISION, geometry_of, lora_config, weight_type
+from training.vlm.model import freeze, geometry_of, lora_config, model_class, weight_type
 from training.vlm.recipe import Grpo, Sft
 
 GIB = 2**30
@@ -71,14 +71,12 @@ class Plan:
         return "\n".join(rows)
 
 
-def make_plan(examples: Sequence[Example], learnt: int, stage: Sft | Grpo, config: PretrainedConfig,
-              processor: ProcessorMixin) -> Plan:
+def make_plan(examples: Sequence[Example], lengths: Lengths, learnt: int, stage: Sft | Grpo,
+              config: PretrainedConfig) -> Plan:
     """`learnt` of the examples are trained on, the others measured.
 
-    raises  TrainingError naming the row that cannot be used, or the key of the recipe that does not fit
+    raises  TrainingError naming the row that is too long, or the key of the recipe that does not fit
     """
-    refuse_special_tokens(examples, processor.tokenizer)
-    lengths = measure(examples, processor)
     processes = process_count()
     accumulation = accumulation_of(stage, processes)
     parameters, trained = count_weights(config, stage)
@@ -102,7 +100,9 @@ def make_plan(examples: Sequence[Example], learnt: int, stage: Sft | Grpo, confi
 
 
 def measure(examples: Sequence[Example], processor: ProcessorMixin) -> Lengths:
-    """Decode every photo and count every token. Raises TrainingError naming the first photo that cannot be decoded."""
+    """Decode every photo and count every token. Raises TrainingError naming the first photo that cannot be decoded, or
+    text that holds a mark of the model."""
+    refuse_special_tokens(examples, processor.tokenizer)
     geometry = geometry_of(processor)
     sources = {example.image_sha256: (example.image, example.source) for example in examples}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -145,12 +145,12 @@ def accumulation_of(stage: Sft | Grpo, processes: int) -> int:
 def count_weights(config: PretrainedConfig, stage: Sft | Grpo) -> tuple[int, int]:
     """(all weights, trained weights) of the model with its adapters; nothing is allocated."""
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+        model = model_class(config).from_config(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    freeze(model)
     if stage.lora is not None:
         model = get_peft_model(model, lora_config(stage.lora), low_cpu_mem_usage=True)
-        return parameters, sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return parameters, sum(weight.numel() for name, weight in model.named_parameters() if VISION not in f".{name}")
+    return parameters, sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def estimate_memory(config: PretrainedConfig, stage: Sft | Grpo, parameters: int, trained: int, tokens: int,

@@ -17,9 +17,11 @@ from training.datasets.captions import read_captions
 from training.errors import TrainingError
 from training.vlm.chat import Example, caption_example, examples_sha256, question_example, to_dataset
 from training.vlm.model import geometry_of, load_config, load_model, load_processor, lora_config
-from training.vlm.plan import Plan, make_plan
+from training.vlm.plan import Plan, make_plan, measure
 from training.vlm.recipe import Recipe, Sft
 from training.vlm.run import GoesOn, callbacks, print_once, train_to_model, trainer_arguments
+
+NANO = "nano"  # `model` of a recipe: the language model of nano, which sees a photo as the names that its eye gives
 
 
 class Stage1(GoesOn, SFTTrainer):
@@ -37,6 +39,12 @@ def run(recipe_file: Path, out: Path, captions: Path | None, photos: Path | None
     if not classify and (captions is None or data or policy is not None):
         raise TrainingError("stage 1 needs --captions" if captions is None else
                             "--data and --policy belong to --classify; stage 1 trains on captions alone")
+    if recipe.model == NANO:
+        if classify:
+            raise TrainingError("--classify is for Qwen-VL; what it shows, python -m training levels shows with nano")
+        from training.nano import captions as nano
+        nano.run(recipe, out, captions, photos, dry_run)
+        return
     examples = classified(data, policy, recipe.prompt) if classify else captioned(captions, photos)
     print_once(plan(recipe, recipe.sft, examples))
     if not dry_run:
@@ -64,7 +72,7 @@ def classified(data: dict[str, Path], policy: str | None, prompt: str) -> list[E
 def plan(recipe: Recipe, stage: Sft, examples: Sequence[Example]) -> Plan:
     processor = load_processor(recipe.model, recipe.max_pixels)
     learnt, _ = held_out(examples, stage.validation)
-    return make_plan(examples, len(learnt), stage, load_config(recipe.model), processor)
+    return make_plan(examples, measure(examples, processor), len(learnt), stage, load_config(recipe.model))
 
 
 def train(recipe: Recipe, stage: Sft, examples: Sequence[Example], out: Path) -> Path:

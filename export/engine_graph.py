@@ -23,7 +23,7 @@ from export.blob import Blob
 from export.failures import ExportError
 from export.pairs import multiply_levels, pair_constants, round_rows
 
-OPSET = 21  # the first with int4, and with scales of blocks
+OPSET_OF_INT4 = 21  # and of scales of blocks; a graph without them keeps its own, which more versions read
 
 
 def write_engine_graph(graph: Path, folder: Path) -> Path:
@@ -38,10 +38,13 @@ def write_engine_graph(graph: Path, folder: Path) -> Path:
     nodes = _needed(nodes, {entry.name for entry in model.graph.output})
     used = {name for node in nodes for name in node.input}
     stored = [tensor for tensor in (*model.graph.initializer, *added) if tensor.name in used]
+    (opset,) = (opset.version for opset in model.opset_import if not opset.domain)
+    if any(tensor.data_type == TensorProto.INT4 for tensor in stored):
+        opset = max(opset, OPSET_OF_INT4)
     del model.graph.node[:], model.graph.initializer[:], model.opset_import[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(stored)
-    model.opset_import.append(helper.make_opsetid("", OPSET))
+    model.opset_import.append(helper.make_opsetid("", opset))
     path.write_bytes(model.SerializeToString())
     path.with_suffix(".bin").symlink_to(graph.with_suffix(".bin").resolve())
     return path

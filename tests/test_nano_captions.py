@@ -175,6 +175,14 @@ def test_a_recipe_that_nano_cannot_follow_is_refused(official, tmp_path, old, ne
     assert result.exit_code == 2 and says in result.stderr and not (tmp_path / "out").exists()
 
 
+def test_a_recipe_with_a_stage_2_says_how_nano_goes_on(official, tmp_path):
+    grpo = (SHIPPED.parent / "3b.yaml").read_text(encoding="utf-8").partition("\ngrpo:")[2]
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(SHIPPED.read_text(encoding="utf-8").replace("grpo: null", f"grpo:{grpo}"), encoding="utf-8")
+    result = run(mine, "--captions", official, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "go on with python -m training nano PHOTOS --start" in result.stderr
+
+
 def test_verdicts_of_one_policy_are_for_the_command_that_compares_them(tmp_path):
     result = run(SHIPPED, "--classify", "--data", "folder=photos", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "python -m training levels" in result.stderr

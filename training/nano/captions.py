@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
-from trl import SFTConfig
 
 from safeguard_sdk import Bundle
 from safeguard_sdk.engine import open_engine
@@ -32,8 +31,8 @@ from training.vlm.chat import Example, examples_sha256, refuse_special_tokens
 from training.vlm.model import freeze, lora_config, weight_type
 from training.vlm.plan import Lengths, Plan, make_plan
 from training.vlm.recipe import Recipe, Sft
-from training.vlm.run import callbacks, print_once, train_to_model, trainer_arguments
-from training.vlm.sft import Stage1, held_out
+from training.vlm.run import callbacks, print_once, train_to_model
+from training.vlm.sft import Stage1, held_out, stage1_arguments
 
 AFTER_TAGS = "\nCaption:"  # in place of the suffix that asks for a verdict
 TOGETHER = 8               # photos that the eye sees at once
@@ -102,13 +101,11 @@ def make_trainer(stage: Sft, examples: Sequence[Example], start: Path, out: Path
     learnt, measured = held_out(examples, stage.validation)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=weight_type(stage.lora, stage.precision))
     freeze(model)
-    arguments = SFTConfig(
-        **trainer_arguments(out, stage), max_length=None, completion_only_loss=True,
-        eval_strategy="steps" if measured else "no", eval_steps=stage.save_every)
     return Stage1(
-        model=model, args=arguments, processing_class=AutoTokenizer.from_pretrained(start),
-        train_dataset=_dataset(learnt), eval_dataset=_dataset(measured) if measured else None,
-        peft_config=lora_config(stage.lora), callbacks=callbacks(out))
+        model=model, args=stage1_arguments(out, stage, bool(measured)),
+        processing_class=AutoTokenizer.from_pretrained(start), train_dataset=_dataset(learnt),
+        eval_dataset=_dataset(measured) if measured else None, peft_config=lora_config(stage.lora),
+        callbacks=callbacks(out))
 
 
 def _pixels(caption: Caption, eye: Bundle) -> np.ndarray:

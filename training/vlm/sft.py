@@ -85,13 +85,17 @@ def make_trainer(recipe: Recipe, stage: Sft, examples: Sequence[Example], out: P
     learnt, measured = held_out(examples, stage.validation)
     processor = load_processor(recipe.model, recipe.max_pixels)
     geometry = geometry_of(processor)
-    arguments = SFTConfig(  # before the model: with DeepSpeed it decides how that is loaded
-        **trainer_arguments(out, stage), max_length=None, completion_only_loss=True,
-        eval_strategy="steps" if measured else "no", eval_steps=stage.save_every)
+    arguments = stage1_arguments(out, stage, bool(measured))  # before the model: DeepSpeed decides how that is loaded
     return Stage1(
         model=load_model(recipe.model, stage.lora, stage.precision), args=arguments, processing_class=processor,
         train_dataset=to_dataset(learnt, geometry), eval_dataset=to_dataset(measured, geometry) if measured else None,
         peft_config=lora_config(stage.lora), callbacks=callbacks(out))
+
+
+def stage1_arguments(out: Path, stage: Sft, measured: bool) -> SFTConfig:
+    """measured: whether there are rows to measure on."""
+    return SFTConfig(**trainer_arguments(out, stage), max_length=None, completion_only_loss=True,
+                     eval_strategy="steps" if measured else "no", eval_steps=stage.save_every)
 
 
 def held_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:

@@ -15,6 +15,7 @@ from export.failures import ExportError
 from export.gate import MAX_FLIP_RATE, MAX_MEAN_DRIFT, QUESTIONS, ParityError
 from safeguard_sdk.cli.options import EnginesOption, ProviderOption
 from safeguard_sdk.cli.printing import readable_errors
+from safeguard_sdk.errors import SafeguardError
 
 NANO = "reader.pt"   # a folder with this file is what `training nano` has written
 ENGINES = "engines"  # folder of a bundle in which `--target` builds
@@ -59,7 +60,8 @@ def bundle(
 ) -> None:
     """Turn a checkpoint into a bundle: graphs, few bits, parity gate.
 
-    Exit status: 0 a bundle was written, 1 it failed the gate and none was written, 2 it cannot be exported.
+    Exit status: 0 a bundle was written, 1 it failed the gate and none was written, 2 it cannot be exported, or has no
+    engines.
     Example: python -m export checkpoints/SafeGuard-VL-RL --out bundles/safeguard-vl --prompt safeguard-vl
     """
     with _readable_errors():
@@ -75,9 +77,7 @@ def bundle(
             manifest = export_qwen(Order(checkpoint, out, quant, prompt, base, text, max_image_tokens, photos,
                                          gate_questions, max_flips, max_drift))
         if module is not None:
-            from export.engines import Limits, build_engines
-            from safeguard_sdk import Bundle
-            build_engines(Bundle.open(out), out / ENGINES, Limits(), module, capability)
+            _build_engines(out, module, capability)
         shown = ("calibration", "quantization", "parity", "quality")
         typer.echo(json.dumps({key: manifest[key] for key in shown if key in manifest}, indent=1))
 
@@ -164,6 +164,15 @@ def _engine_module(target: str, quant: str, capability: str | None, checkpoint: 
             require_capability(quant, capability)
         load_tensorrt(module)
     return module
+
+
+def _build_engines(out: Path, module: str, capability: str | None) -> None:
+    from export.engines import Limits, build_engines
+    from safeguard_sdk import Bundle
+    try:
+        build_engines(Bundle.open(out), out / ENGINES, Limits(), module, capability)
+    except SafeguardError as error:
+        raise ExportError(f"{out}: is whole and has passed its gate, but has no engines: {error}") from error
 
 
 def _export_nano(run: Path, photos: Path | None, out: Path) -> dict:

@@ -63,6 +63,16 @@ def test_engines_for_a_named_gpu_come_with_the_bundle(checkpoint, gate_data, tmp
     assert {path.name for path in (out / "engines").glob("*.engine")} == set(facts["engines"])
 
 
+def test_a_bundle_whose_engines_cannot_be_built_stays_and_says_so(checkpoint, gate_data, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx-cu12")
+    out = tmp_path / "bundle"
+    result = run(checkpoint, "--out", out, "--quant", "fp16", "--target", "tensorrt-rtx", "--capability", "87",
+                 "--gate-data", gate_data, "--gate-questions", 2)
+    assert result.exit_code == 2
+    assert f"{out}: is whole and has passed its gate, but has no engines: TensorRT" in error_of(result)
+    assert Bundle.open(out).manifest["parity"]["questions"] == 2
+
+
 def test_engines_that_cannot_be_built_are_refused_before_the_export(checkpoint, tmp_path):
     result = run(checkpoint, "--out", tmp_path / "bundle", "--quant", "fp8", "--target", "tensorrt",
                  "--capability", "87")

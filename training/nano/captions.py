@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -90,8 +91,9 @@ def train(recipe: Recipe, stage: Sft, examples: Sequence[Example], base: Path, o
     start = out.with_name("base")
 
     def make() -> Stage1:
-        if not start.is_dir():
-            _write_base(base, start)
+        with PartialState().main_process_first():  # the others find it written
+            if not start.is_dir():
+                _write_base(base, start)
         return make_trainer(stage, examples, start, out)
 
     return train_to_model(out, recipe, stage, examples_sha256(examples), str(start), make)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import CAPTIONS, LORA, SFT, changed, log_of, weights_of
 from tiny_vlm import NANO_TOKENIZER, cut_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -24,7 +24,7 @@ from training.datasets.captions import Caption
 from training.datasets.rows import photo_sha256
 from training.errors import TrainingError
 from training.nano import captions, start
-from training.nano.start import open_start, start_from
+from training.nano.start import STAGE1, open_start, start_from
 from training.vlm.chat import Example
 from training.vlm.recipe import Recipe, Sft
 
@@ -131,6 +131,23 @@ def test_training_nano_starts_with_what_stage_1_has_made(examples, tmp_path, mon
     assert origin["training"] == "captions"
     with pytest.raises(ValueError, match=r"has started from .*; give the same one, or another folder to --out"):
         start_from(Bundle.embedded().path, run)
+
+
+def test_a_start_that_is_another_model_or_has_too_few_layers_is_refused(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "fetch_smollm2", lambda _: base)
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file({"encoder.weight": torch.zeros(2, 2)}, other / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors: is no Llama, .* give OUT/sft/model of its stage 1"):
+        start_from(other, tmp_path)
+    assert not (tmp_path / start.START).exists()
+    model = LlamaForCausalLM.from_pretrained(base).model
+    weights = {f"model.{name}": tensor.contiguous() for name, tensor in model.named_parameters()}
+    save_file({name: tensor for name, tensor in weights.items() if "layers.1." not in name}, other / STAGE1)
+    with pytest.raises(ValueError, match=r"has no layers.1.self_attn.q_proj.weight; `layers` of the recipe must be no"):
+        start._first_layers(start._stage1_weights(other / STAGE1)["model"], model)
+    with pytest.raises(ValueError, match=r"the start has weights that the reader has no place for: \['norm.weight'\]"):
+        start._put({"norm.weight": torch.zeros(5)}, model)
 
 
 # The command.

@@ -148,7 +148,7 @@ def product(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scheme, most", [
-    ("fp32", 1e-6), ("fp16", 1e-3), ("w8a8", 0.02), ("fp8", 0.06), ("w8a16", 0.02), ("w4a16", 0.15)])
+    ("fp32", 1e-6), ("fp16", 1e-3), ("w8a8", 0.02), ("fp8", 0.06), ("w8a16", 0.02), ("w4a16", 0.135)])
 def test_each_scheme_costs_what_it_may(product, scheme, most):
     make, weight = product
     x = np.random.default_rng(0).normal(size=(2, 9, INPUTS)).astype(np.float32)
@@ -157,7 +157,9 @@ def test_each_scheme_costs_what_it_may(product, scheme, most):
     error = np.abs(found - x @ weight).max() / np.abs(x @ weight).max()
     assert error <= most
     assert scheme == "fp32" or error > 0
-    assert not found[0, 2].any() and np.abs(found[..., 3]).max() < 1e-9
+    assert not found[0, 2].any()
+    # TensorRT's scales are above zero, so ours are; a bias of the size of float32's rounding is left of MatMulNBits.
+    assert np.abs(found[..., 3]).max() <= (1e-9 if scheme in ("w8a16", "w4a16") else 0)
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "fp8", "w8a16", "w4a16"])

@@ -22,13 +22,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from safeguard_sdk import Bundle
 from safeguard_sdk.engine import open_engine
 from safeguard_sdk.engine.tags import read_tags
-from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import decode_image, to_model_input
 from training.assets import fetch_smollm2
 from training.datasets.captions import Caption, read_captions
 from training.errors import TrainingError
 from training.nano.reader import STYLE, stored_in
-from training.vlm.chat import Example, examples_sha256, refuse_special_tokens
+from training.vlm.chat import Example, examples_sha256, named_by, refuse_special_tokens
 from training.vlm.model import freeze, lora_config, weight_type
 from training.vlm.plan import Lengths, Plan, make_plan
 from training.vlm.recipe import Recipe, Sft
@@ -111,10 +110,8 @@ def make_trainer(stage: Sft, examples: Sequence[Example], start: Path, out: Path
 
 
 def _pixels(caption: Caption, eye: Bundle) -> np.ndarray:
-    try:
+    with named_by(caption.source):
         return to_model_input(decode_image(caption.image, target=eye.geometry.size_of), eye.geometry)
-    except ImageError as error:
-        raise TrainingError(f"{caption.source}: {error}; take it out of the data") from error
 
 
 def _dataset(examples: Sequence[Example]) -> Dataset:

@@ -24,9 +24,10 @@ from training.assets import fetch_smollm2
 from training.nano.reader import Reader, load_base, with_adapters
 from training.runs import save_whole
 
-START = "start.pt"            # in the folder of the run
-STAGE1 = "model.safetensors"  # in the folder of stage 1
-CAPTIONS = "captions"         # what the origin of a start says of stage 1
+START = "start.pt"              # in the folder of the run
+STAGE1 = "model.safetensors"    # in the folder of stage 1
+CAPTIONS = "captions"           # what the origin of a start says of stage 1
+TRAINED = ("layers.", "norm.")  # what stage 1 trains, by the names of a LlamaModel
 # Names of a bundle's graphs → of a LlamaModel; of the reader → of a bundle's graphs.
 NORMS = {"attention_norm.weight": "input_layernorm.weight",
          "feed_forward_norm.weight": "post_attention_layernorm.weight"}
@@ -37,12 +38,11 @@ def start_from(folder: Path, run: Path) -> None:
     """Write `run/start.pt`: the reader of a bundle, or the language model of stage 1, and which it was. Once: a run
     that has a start keeps it.
 
-    Raises BundleError for a folder that is neither, ValueError for a bundle that is not of nano's kind, or another
-    start than the run has.
+    Raises BundleError for a folder that is neither, ValueError for a bundle or a model that is not of nano's kind, or
+    another start than the run has.
     """
-    stage1 = (folder / STAGE1).is_file()
-    bundle = None if stage1 else Bundle.open(folder)
-    sha256 = file_sha256(folder / STAGE1) if stage1 else bundle.sha256
+    bundle = None if (folder / STAGE1).is_file() else Bundle.open(folder)
+    sha256 = bundle.sha256 if bundle else file_sha256(folder / STAGE1)
     path = run / START
     if path.is_file():
         first = torch.load(path, weights_only=True)["origin"]["sha256"]
@@ -52,13 +52,11 @@ def start_from(folder: Path, run: Path) -> None:
         return
     if (run / "checkpoint.pt").is_file():
         raise ValueError(f"{run}: has started from SmolLM2; give another folder to --out")
-    if stage1:
-        origin, reader = {"sha256": sha256, "training": CAPTIONS}, _stage1_weights(folder / STAGE1)
-    elif bundle.architecture != "tags":
+    if bundle and bundle.architecture != "tags":
         raise ValueError(f"{folder}: is of architecture {bundle.architecture!r}; training nano starts from 'tags' only")
-    else:
-        origin, reader = {"sha256": sha256, "training": bundle.manifest["training"]}, _reader_weights(folder)
-    save_whole(path, {"origin": origin, "reader": reader})
+    origin = {"sha256": sha256, "training": bundle.manifest["training"] if bundle else CAPTIONS}
+    save_whole(path, {"origin": origin,
+                      "reader": _reader_weights(folder) if bundle else _stage1_weights(folder / STAGE1)})
 
 
 def open_start(run: Path, assets: Path, layers: int, rank: int) -> tuple[PreTrainedTokenizerBase, Reader, dict | None]:
@@ -69,9 +67,8 @@ def open_start(run: Path, assets: Path, layers: int, rank: int) -> tuple[PreTrai
         return tokenizer, Reader(with_adapters(model, rank), verdict_rows), None
     state = torch.load(run / START, weights_only=True)
     first = state["reader"]["model"]
-    if state["origin"]["training"] == CAPTIONS:  # of all its layers
-        own = dict(model.named_parameters())
-        first = {name: tensor for name, tensor in first.items() if name in own}
+    if state["origin"]["training"] == CAPTIONS:
+        first = _first_layers(first, model)
     _put(first, model)
     reader = Reader(with_adapters(model, rank), verdict_rows)
     _put(state["reader"]["heads"], reader)
@@ -81,7 +78,8 @@ def open_start(run: Path, assets: Path, layers: int, rank: int) -> tuple[PreTrai
 def _put(weights: dict[str, torch.Tensor], module: nn.Module) -> None:
     """Copy tensors into the parameters of these names."""
     parameters = dict(module.named_parameters())
-    unknown = weights.keys() - parameters.keys()
+    unknown = [name for name, weight in weights.items()
+               if name not in parameters or weight.shape != parameters[name].shape]
     if unknown:
         raise ValueError(f"the start has weights that the reader has no place for: {sorted(unknown)[:3]}…; "
                          "`layers` of the recipe must be those of the start")
@@ -90,11 +88,22 @@ def _put(weights: dict[str, torch.Tensor], module: nn.Module) -> None:
             parameters[name].copy_(weight)
 
 
+def _first_layers(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Of the model that stage 1 trained whole, what a reader of fewer layers has."""
+    wanted = [name for name, _ in model.named_parameters() if name.startswith(TRAINED)]
+    missing = [name for name in wanted if name not in weights]
+    if missing:
+        raise ValueError(f"the model of stage 1 has no {missing[0]}; `layers` of the recipe must be no more than "
+                         "it has")
+    return {name: weights[name] for name in wanted}
+
+
 def _stage1_weights(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """As _reader_weights; the heads are new."""
+    """As _reader_weights, of all layers; the heads are new. Raises ValueError for a model of another kind."""
     stored = {name.removeprefix("model."): tensor.bfloat16() for name, tensor in load_file(path).items()}
-    return {"model": {name: tensor for name, tensor in stored.items() if name.startswith(("layers.", "norm."))},
-            "heads": {}}
+    if "norm.weight" not in stored:
+        raise ValueError(f"{path}: is no Llama, as nano's language model is; give OUT/sft/model of its stage 1")
+    return {"model": {name: tensor for name, tensor in stored.items() if name.startswith(TRAINED)}, "heads": {}}
 
 
 def _reader_weights(bundle: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import datasets
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
+from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import PatchGeometry, decode_image
 from safeguard_sdk.prompt import Answer, PromptStyle
 from training.datasets import Row
@@ -68,6 +70,15 @@ def to_dataset(examples: Sequence[Example], geometry: PatchGeometry) -> datasets
     columns |= {name: [getattr(example, name) for example in examples]
                 for name in ("image_sha256", "system", "before", "after", "answer", "label", "source")}
     return datasets.Dataset.from_dict(columns).with_transform(partial(_read, geometry=geometry))
+
+
+@contextmanager
+def named_by(source: str) -> Iterator[None]:
+    """Turn an image that cannot be decoded into a TrainingError that names its row."""
+    try:
+        yield
+    except ImageError as error:
+        raise TrainingError(f"{source}: {error}; take it out of the data") from error
 
 
 def photo(path: Path, geometry: PatchGeometry) -> Image.Image:

@@ -17,11 +17,10 @@ import torch
 from peft import get_peft_model
 from transformers import PretrainedConfig, ProcessorMixin
 
-from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import PatchGeometry, decode_image
 from training.datasets import LABELS
 from training.errors import TrainingError
-from training.vlm.chat import Example, refuse_special_tokens, turns
+from training.vlm.chat import Example, named_by, refuse_special_tokens, turns
 from training.vlm.model import freeze, geometry_of, lora_config, model_class, weight_type
 from training.vlm.recipe import Grpo, Sft
 
@@ -184,9 +183,7 @@ def estimate_memory(config: PretrainedConfig, stage: Sft | Grpo, parameters: int
 
 
 def _photo_tokens(path: Path, source: str, geometry: PatchGeometry) -> int:
-    try:
+    with named_by(source):
         height, width, _ = decode_image(path, target=geometry.size_of).shape
         _, rows, columns = geometry.grid_of(height, width)
-    except ImageError as error:
-        raise TrainingError(f"{source}: {error}; take it out of the data") from error
     return rows * columns // geometry.merge**2

@@ -6,6 +6,7 @@ Files are read by policy_file.py; policy_review.py finds what is legal yet a mis
 """
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ PACKAGED = Path(__file__).with_name("policies")
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _LINE_END = re.compile("\r\n|[\r\x85\u2028\u2029]")
+_BLANK = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")  # looks like " " and is another token
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Rule:
             raise self._error(field, f"{field} is {value!r:.60}, must be text", *index)
         if bad := BAD_CHARACTER.search(value):
             raise self._error(field, f"{field} has the invisible character U+{ord(bad[0]):04X}; delete it", *index)
-        lines = _LINE_END.sub("\n", unicodedata.normalize("NFC", value)).split("\n")
+        lines = _BLANK.sub(" ", _LINE_END.sub("\n", unicodedata.normalize("NFC", value))).split("\n")
         return "\n".join(line.rstrip() for line in lines).strip("\n")
 
     def _error(self, field: str, problem: str, *index: int) -> PolicyError:
@@ -135,7 +137,7 @@ class Policy:
         """
         file = Path(path)
         where, stem = _printable(str(file)), _printable(file.stem).strip() or "policy"
-        if str(path) in cls.packaged_names() and not file.is_file():
+        if str(path) in cls.packaged_names() and not os.path.isfile(file):  # nor can be looked for, in a closed folder
             return cls.packaged(str(path))
         try:
             text = read_text(file, where)

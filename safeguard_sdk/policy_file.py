@@ -18,10 +18,14 @@ MAX_DEPTH = 8        # a policy nests four deep; the composer recurses, so depth
 POLICY_KEYS = ("name", "version", "rules")
 RULE_KEYS = ("id", "title", "forbids", "allows", "text", "review_at", "unsafe_at")
 
-# Control characters, surrogates, byte order marks, and marks that make text read otherwise than it looks (bidi).
-# Tab and the line ends (LF, CR, NEL) are text.
-BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f"
-                           "\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff]")
+# What a reader of the policy does not see and the model does, or what makes text read otherwise than it looks: control
+# characters, surrogates, byte order marks, soft hyphens, blanks without width, fillers, marks of direction, tags. Tab
+# and the line ends (LF, CR, NEL) are text. Joiners and variation selectors, parts of letters in Persian and Hindi and
+# of emoji, have no business in a Latin word.
+BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b"
+                           "\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ufffe\uffff\ud800-\udfff"
+                           "\U000e0000-\U000e007f]"
+                           "|(?<=[A-Za-z])[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 _TAG = "tag:yaml.org,2002:"
 _READ_AS = {_TAG + "bool": "true/false", _TAG + "int": "a number", _TAG + "float": "a number",
@@ -128,6 +132,9 @@ class _Loader(yaml.SafeLoader):
         if self.depth == MAX_DEPTH:
             raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} deep; a policy is a list of rules, "
                                                "a rule has lists of phrases", problem_mark=event.start_mark)
+        if event.tag not in (None, "!"):
+            raise yaml.MarkedYAMLError(problem=f"the YAML tag {event.tag!r:.60} is not part of a policy; delete it, or "
+                                               "put a text that starts with ! in quotes", problem_mark=event.start_mark)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -214,8 +221,6 @@ def _text(node: yaml.Node, what: str, as_written: tuple[str, ...] = ()) -> str:
         raise _error(node, f"{what} is a list, must be one text")
     if isinstance(node, yaml.MappingNode):
         raise _error(node, f"{what} is a mapping, must be text; put a text that contains ': ' in quotes")
-    if node.tag not in (*_READ_AS, _TAG + "null", _TAG + "str"):
-        raise _error(node, f"{what} has the YAML tag {node.tag!r:.60}; delete it, or put the text in quotes")
     if node.tag == _TAG + "null" or not node.value.strip():
         raise _error(node, f"{what} is empty; write a text (in quotes if it starts with #), or delete the entry")
     if node.tag in _READ_AS and node.tag not in as_written:

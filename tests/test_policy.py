@@ -215,7 +215,7 @@ def test_free_words_may_have_thresholds():
 
 
 @pytest.mark.parametrize("file, name", [
-    ("market.yaml", "market"), ("a\u200cb.yaml", "a\u200cb"), ("two\nlines.yaml", "two lines"), ("\x07.yaml", "?")])
+    ("market.yaml", "market"), ("a\u200cb.yaml", "a?b"), ("two\nlines.yaml", "two lines"), ("\x07.yaml", "?")])
 def test_a_yaml_policy_without_a_name_is_named_by_its_file(tmp_path, file, name):
     (tmp_path / file).write_text(rule_lines("forbids: guns"))
     assert Policy.load(tmp_path / file).name == name
@@ -292,3 +292,27 @@ def test_packaged_rules_are_short_enough_for_a_small_model_and_raise_no_warnings
     for name in Policy.packaged_names():
         findings = review_policy(Policy.packaged(name), count_tokens=lambda text: len(text.split()), max_tokens=50)
         assert [finding.rule for finding in findings] == (["anything"] if name == "L1" else [])
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\u200e", "\u2060", "\u00ad", "\u3164", "\u180e", "\ufff9", "\U000e0067",
+                                    "\u200d", "\ufe0f", "\U000e0100"])
+def test_what_a_reader_does_not_see_within_a_word_is_an_error(hidden):
+    with pytest.raises(PolicyError, match=rf"invisible character U\+{ord(hidden):04X}; delete it"):
+        Rule("weapons", forbids=f"gu{hidden}ns")
+
+
+@pytest.mark.parametrize("text", ["می\u200cخواهم", "क्\u200dष", "no 👩\u200d🍳 please", "no ❤\ufe0f or ☠\ufe0f"])
+def test_joiners_that_a_script_or_an_emoji_needs_stay(text):
+    assert Rule("words", text=text).canonical_text == text
+
+
+def test_blanks_of_any_width_are_read_as_plain_ones():
+    assert Rule("words", text="No\u00a0guns,\u2009no\u3000knives.") == Rule("words", text="No guns, no knives.")
+
+
+def test_a_packaged_policy_is_found_where_the_present_folder_is_closed(monkeypatch):
+    def closed(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert Policy.load("L1") == Policy.packaged("L1")

@@ -91,8 +91,10 @@ def test_a_path_that_cannot_be_read_says_why(path, message):
                                            "write a list, one phrase each"),
     (["forbids:", "  - guns", "  - \"a\\0b\""], "line 5: rule 'weapons': forbids has the invisible character U+0000; "
                                                 "delete it"),
-    (["forbids: !!python/name:os x"], "line 3: rule 'weapons': forbids has the YAML tag "
-                                      "'tag:yaml.org,2002:python/name:os'; delete it, or put the text in quotes"),
+    (["forbids: !!python/name:os x"], "line 3, column 14: the YAML tag 'tag:yaml.org,2002:python/name:os' is not part "
+                                      "of a policy; delete it, or put a text that starts with ! in quotes"),
+    (["unsafe_at: !!str 0.5"], "line 3, column 16: the YAML tag 'tag:yaml.org,2002:str' is not part of a policy; "
+                               "delete it, or put a text that starts with ! in quotes"),
     (["title: Weapons"], "line 2: rule 'weapons': it says nothing; give it forbids, allows or text"),
     (["forbids: []"], "line 2: rule 'weapons': it says nothing; give it forbids, allows or text"),
     (["forbids: guns", "text: No guns."], "line 4: rule 'weapons': text stands beside forbids or allows; "

@@ -21,6 +21,7 @@ from safeguard_sdk import Guard, ImageError, Policy, ScanError, VerdictError
 from safeguard_sdk.guard import prepare
 from safeguard_sdk.scan import Limits, Options, Progress, rescan, scan
 from safeguard_sdk.scan.output import ScanFolder
+from safeguard_sdk.scan.pipeline import Pipeline
 from safeguard_sdk.scan.rows import record_of, schema
 
 ONE_WORKER = Options(workers=1)
@@ -181,6 +182,33 @@ def test_retry_failed_tries_failures_again_and_nothing_else(guard, folder, files
     assert (summary["rows"], summary["failed"], summary["last_run"]["rows"]) == (len(files) + 1, 0, 1)
     scan(guard, [folder], tmp_path / "fresh", options)
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "fresh")
+
+
+def test_a_failure_whose_source_is_not_named_stays_one_when_others_are_tried_again(guard, folder, files, tmp_path):
+    broken = write_folder(tmp_path / "broken", {f"{number}.png": files["00.png"][:100] for number in range(3)})
+    options = Options(workers=1, part_rows=4)
+    scan(guard, [folder, broken], tmp_path / "out", options)
+    before = rows_of(tmp_path / "out")
+    summary = scan(guard, [folder], tmp_path / "out", options, retry_failed=True)
+    assert (summary["failed"], summary["last_run"]["rows"]) == (3, 0)
+    assert rows_of(tmp_path / "out") == before and not (tmp_path / "out" / "retried.parquet").exists()
+
+
+def test_failures_that_are_tried_again_outlive_a_run_that_is_stopped(guard, folder, files, tmp_path, monkeypatch):
+    broken = write_folder(tmp_path / "broken", {f"{number}.png": files["00.png"][:100] for number in range(3)})
+    options = Options(workers=1, part_rows=4)
+    scan(guard, [folder, broken], tmp_path / "out", options)
+    before = rows_of(tmp_path / "out")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Pipeline, "run", stop)
+        scan(guard, [folder], tmp_path / "out", options, retry_failed=True)
+    assert len(rows_of(tmp_path / "out")) == len(files) and (tmp_path / "out" / "retried.parquet").exists()
+    assert scan(guard, [folder], tmp_path / "out", options)["failed"] == 3
+    assert rows_of(tmp_path / "out") == before
 
 
 # Equal files

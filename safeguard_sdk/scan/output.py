@@ -6,6 +6,7 @@
     embeddings/      likewise, with --cache-embeddings
     summary.json  report.html    written at the end
     duplicates.parquet           likewise, with --near-duplicates
+    retried.parquet              failures from before, while --retry-failed tries them again
 
 A part is written under another name, brought to the disk, renamed; then its line is written and brought to the disk.
 """
@@ -30,7 +31,7 @@ from safeguard_sdk.scan.rows import FORMATS, Hashes, Row, schema
 
 FORMAT = 1
 SCAN, MANIFEST, LOCK, SUMMARY, REPORT = "scan.json", "manifest.jsonl", "lock", "summary.json", "report.html"
-PARTS, EMBEDDINGS, DUPLICATES = "parts", "embeddings", "duplicates"
+PARTS, EMBEDDINGS, DUPLICATES, RETRIED = "parts", "embeddings", "duplicates", "retried"
 ADDED_SETTINGS = {"near_duplicates": False}  # and what goes for a scan that an older version has begun without them
 
 
@@ -82,6 +83,7 @@ class ScanFolder:
                     file.unlink(missing_ok=True)
                 folder._put_damaged_aside()
                 folder._remove_strays()
+                folder.put_failures_back()
             except BaseException:
                 lock.release()
                 raise
@@ -119,24 +121,33 @@ class ScanFolder:
             sync_folder(self.path)
             self.parts.append(part)
 
-    def drop_failures(self) -> int:
-        """Take all failure rows out of the parts, so that they are tried again; how many they were."""
-        dropped = 0
-        for number, part in enumerate(self.parts):
-            with disk_errors(self.path):
-                rows = list(self.format.read(self.path / PARTS / part.file))
-                kept = [row for row in rows if row["failure_kind"] is None]
-                if len(kept) == len(rows):
-                    continue
-                dropped += len(rows) - len(kept)
-                embeddings = None
-                if part.embeddings_sha256:
-                    embeddings = self.embeddings_file(part).read_bytes()
-                self.parts[number] = self._write_part(kept, embeddings)
-                self.write_manifest()
+    def take_failures_out(self) -> None:
+        """Take all failure rows out of the parts, so that they are tried again; `put_failures_back` knows them still,
+        even if the power fails meanwhile."""
         with disk_errors(self.path):
+            failures = [row for part in self.parts for row in self._rows_of(part) if _failed(row)]
+            write_durably(self._retried_file, self._table(failures))
+            for number, part in enumerate(self.parts):
+                rows = self._rows_of(part)
+                if not any(map(_failed, rows)):
+                    continue
+                embeddings = self.embeddings_file(part).read_bytes() if part.embeddings_sha256 else None
+                self.parts[number] = self._write_part([row for row in rows if not _failed(row)], embeddings)
+                self.write_manifest()
             self._remove_strays()
-        return dropped
+
+    def put_failures_back(self) -> None:
+        """Failures that were taken out and that nobody has tried again, as their source was not named, are failures
+        still."""
+        with disk_errors(self.path):
+            if not self._retried_file.exists():
+                return
+            retried = {row["id"]: row for row in self.format.read(self._retried_file)}
+            for row in self.rows(["id"]):
+                retried.pop(row["id"], None)
+            if retried:
+                self.add(list(retried.values()))
+            self._retried_file.unlink()
 
     def write_manifest(self) -> None:
         write_durably(self.path / MANIFEST, b"".join(map(_line, self.parts)))
@@ -148,12 +159,22 @@ class ScanFolder:
     def duplicates_file(self) -> Path:
         return self.path / f"{DUPLICATES}{self.format.suffix}"
 
+    @property
+    def _retried_file(self) -> Path:
+        return self.path / f"{RETRIED}{self.format.suffix}"
+
+    def _rows_of(self, part: Part) -> list[Row]:
+        return list(self.format.read(self.path / PARTS / part.file))
+
+    def _table(self, rows: list[Row]) -> bytes:
+        buffer = io.BytesIO()
+        self.format.write(buffer, rows, schema())
+        return buffer.getvalue()
+
     def _write_part(self, rows: list[Row], embeddings: bytes | None) -> Part:
         numbers = [int(Path(part.file).stem.rpartition("-")[2]) for part in self.parts]
         file = f"part-{max(numbers, default=0) + 1:08}{self.format.suffix}"
-        buffer = io.BytesIO()
-        self.format.write(buffer, rows, schema())
-        data = buffer.getvalue()
+        data = self._table(rows)
         part = Part(file, len(rows), hashlib.sha256(data).hexdigest(), **asdict(self.hashes),
                     embeddings_sha256=embeddings and hashlib.sha256(embeddings).hexdigest())
         if embeddings is not None:
@@ -227,6 +248,10 @@ def disk_errors(path: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or error
         raise ScanError(f"{printable(path)}: cannot be written or read ({reason}); see to the disk and run the same "
                         "command again, it goes on from here") from error
+
+
+def _failed(row: Row) -> bool:
+    return row["failure_kind"] is not None
 
 
 def _line(part: Part) -> bytes:

@@ -53,15 +53,17 @@ def scan(guard: Guard, sources: Sequence[str | Path], out: str | Path, options: 
     found = Sources(sources, column, skip=out, videos=videos)
     with ScanFolder.begin(Path(out), _facts(guard, options, {"sources": list(found.sources)})) as folder:
         if retry_failed:
-            folder.drop_failures()
+            folder.take_failures_out()
         progress = Progress()
         if cluster is not None:
             _judge_on(cluster, guard, found, folder, options, progress, lambda: watch(progress))
+            folder.put_failures_back()
             return finish(folder, progress, found.skipped)
         with ledger_of(folder, options, progress) as ledger:
             threading.Thread(target=_count, args=(found, options.shard[1], progress), daemon=True).start()
             Pipeline(guard, folder, ledger, options, progress).run(
                 claimed(found, ledger, options, progress), lambda: watch(progress))
+        folder.put_failures_back()
         return finish(folder, progress, found.skipped)
 
 

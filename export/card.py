@@ -4,9 +4,10 @@ from __future__ import annotations
 
 PARTS = {"seen": "concepts named in training", "unseen": "concepts never named in training",
          "exception": "X forbidden or allowed, except a kind of X", "only": "only X is allowed",
-         "blanket": "everything is allowed"}
+         "blanket": "everything is allowed", "single": "X is forbidden, and nothing else is said"}
 MARKS = {"both_right": "flips both right", "auroc": "AUROC", "balanced": "balanced accuracy", "accuracy": "accuracy"}
-KINDS = {"known": "wordings of training", "heldout": "held-out wordings", "fresh": "of these, fresh ones"}
+KINDS = {"known": "wordings of training", "heldout": "held-out wordings", "fresh": "of these, fresh ones",
+         "plain": "plain wordings of training", "rules": "rules of a policy file"}
 
 TEXT = """# nano {version}: the embedded model of safeguard
 

@@ -12,6 +12,8 @@ import tiny_world
 from training.nano import exam as exam_module
 from training.nano.exam import (
     KNOWN,
+    PLAIN,
+    RULES,
     Question,
     build_exam,
     calibration_error,
@@ -22,7 +24,8 @@ from training.nano.exam import (
 )
 
 QUESTIONS = 40
-PARTS = ("seen", "unseen", "exception", "only", "blanket")
+PARTS = ("seen", "unseen", "exception", "only", "blanket", "single")
+KINDS = ("known", "heldout", "plain", "rules")
 HELDOUT = {word for word in tiny_world.HELDOUT_WORDS if word != "wading bird"}
 
 
@@ -56,9 +59,9 @@ def without_nouns(question: Question) -> str:
 
 # Questions.
 
-def test_every_part_is_asked_in_wordings_of_training_and_in_held_out_ones(exam):
-    count = Counter((question.part, question.wording == KNOWN) for question in exam)
-    assert count.keys() == {(part, known) for part in PARTS for known in (True, False)}
+def test_every_part_is_asked_in_wordings_of_training_in_held_out_ones_and_as_rules(exam):
+    count = Counter((question.part, question.kind) for question in exam)
+    assert count.keys() == {(part, kind) for part in PARTS for kind in KINDS}
     for (part, _), number in count.items():
         wanted = QUESTIONS // 3 if part == "blanket" else QUESTIONS
         assert wanted <= number < wanted + 4  # questions come in twos and fours
@@ -66,13 +69,25 @@ def test_every_part_is_asked_in_wordings_of_training_and_in_held_out_ones(exam):
 
 def test_held_out_wordings_are_those_of_the_held_out_file(exam):
     names = {wording.name for wording in read_wordings()}
-    asked = {question.wording for question in exam} - {KNOWN}
+    asked = {question.wording for question in exam if question.kind == "heldout"}
     assert asked <= names and len(asked) > len(names) / 2
+
+
+def test_rules_are_what_a_model_reads_of_a_policy_file(exam):
+    texts = {part: [q for q in exam if q.part == part and q.wording == RULES] for part in PARTS}
+    for part in ("seen", "unseen", "exception"):
+        for question in texts[part]:
+            _, forbidden, allowed = question.text.splitlines()
+            assert forbidden.startswith("Forbidden: ") and question.forbids[:-2] in forbidden
+            assert allowed.startswith("Allowed: ") and question.allows[:-2] in allowed
+    assert all("\nForbidden: everything else\nAllowed: " in question.text for question in texts["only"])
+    assert all(question.text.endswith("\nAllowed: everything else") for question in texts["single"])
+    assert {q.text for q in texts["blanket"]} == {"Rule: anything\nForbidden: nothing\nAllowed: everything"}
 
 
 def test_a_flip_is_one_photo_under_two_policies_in_one_wording_with_opposite_verdicts(exam):
     pairs = flips(exam)
-    assert len(pairs) == 2 * 2 * QUESTIONS / 2  # two parts, two kinds of wording, two questions a flip
+    assert len(pairs) == 2 * 4 * QUESTIONS / 2  # two parts, four kinds of wording, two questions a flip
     for first, second in pairs:
         assert first.scene is second.scene and first.wording == second.wording and first.part == second.part
         assert first.broken != second.broken and first.text != second.text
@@ -114,8 +129,14 @@ def test_an_exception_is_asked_both_ways_round_over_the_same_two_photos(exam):
 
 
 def test_only_x_is_allowed_is_broken_by_everything_else_and_everything_is_allowed_by_nothing(exam):
-    assert Counter(q.broken for q in exam if q.part == "only") == {True: QUESTIONS, False: QUESTIONS}
+    assert Counter(q.broken for q in exam if q.part == "only") == dict.fromkeys((True, False), QUESTIONS * 2)
     assert not any(question.broken for question in exam if question.part == "blanket")
+
+
+def test_a_thing_that_is_forbidden_alone_is_asked_of_a_photo_with_it_and_of_one_without(exam):
+    singles = [question for question in exam if question.part == "single"]
+    assert [question.broken for question in singles] == [True, False] * (len(singles) // 2)
+    assert all(question.forbids and not question.allows for question in singles)
 
 
 def test_the_exam_is_the_same_for_the_same_seed():
@@ -144,7 +165,7 @@ def test_an_answerer_that_is_always_right_gets_full_marks(exam):
     marks = metrics(exam, logits_of(exam, sure=20.0))
     assert marks.pop("ece") == pytest.approx(0, abs=1e-6)
     assert set(marks.values()) == {1.0}
-    assert {f"{part}/{kind}/accuracy" for part in PARTS for kind in ("known", "heldout")} < marks.keys()
+    assert {f"{part}/{kind}/accuracy" for part in PARTS for kind in KINDS} < marks.keys()
     assert {"seen/known/both_right", "unseen/heldout/both_right", "worst_wording/auroc"} < marks.keys()
 
 
@@ -176,10 +197,11 @@ def test_a_flip_counts_only_if_both_verdicts_are_right(exam):
 
 def test_the_worst_wording_is_the_one_that_is_read_the_wrong_way_round(exam):
     logits = logits_of(exam, sure=1.0)
-    worst = next(question.wording for question in exam if question.flip >= 0 and question.wording != KNOWN)
+    worst = next(question.wording for question in exam if question.flip >= 0 and question.kind == "heldout")
     logits *= [-1 if question.wording == worst else 1 for question in exam]
     by_wording = wording_auroc(exam, logits)
-    assert by_wording.pop(worst) == 0 and set(by_wording.values()) == {1.0} and KNOWN not in by_wording
+    assert by_wording.pop(worst) == 0 and set(by_wording.values()) == {1.0}
+    assert not {KNOWN, PLAIN, RULES} & by_wording.keys()
     assert metrics(exam, logits)["worst_wording/auroc"] == 0
 
 

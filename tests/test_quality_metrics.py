@@ -121,7 +121,7 @@ def test_policyflip_asks_the_questions_of_the_exam(tmp_path, monkeypatch):
 
     monkeypatch.setattr(examiner, "Examiner", Examiner)
     cases = read_policyflip_cases(tmp_path)
-    assert {case.policy_name for case in cases} >= {"seen, known", "unseen, held out", "exception, known"}
+    assert {case.policy_name for case in cases} >= {"seen, known", "unseen, held out", "exception, rules"}
     flip = [case for case in cases if case.pair == next(case.pair for case in cases if case.pair)]
     assert len(flip) == 2 and {case.label for case in flip} == {"safe", "unsafe"}  # opposite policies …
     assert len({case.image_sha256 for case in flip}) == 1 and len({case.policy for case in flip}) == 2  # … of one photo

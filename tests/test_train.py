@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,18 @@ from training.nano import reader as nano_reader
 from training.nano import train as training
 from training.nano.exam import build_exam
 from training.nano.reader import Reader
-from training.nano.train import Recipe, blended, draw, fit, photo_world, score, see, taught_tokens, word_world
+from training.nano.train import (
+    Recipe,
+    Sources,
+    blended,
+    draw,
+    fit,
+    photo_world,
+    score,
+    see,
+    taught_tokens,
+    word_world,
+)
 from training.photos import Photo
 from training.policyflip.concepts import Shown
 from training.policyflip.policies import Pack, PolicyFlip
@@ -33,15 +46,16 @@ pytestmark = [
 ]
 
 RECIPE = Recipe(seed=3, views=1, layers=2, rank=2, learning_rate=1e-2, warmup_steps=2, steps=7, decay_from=5,
-                easy_steps=2, composed_from=4, families=2, word_families=1, micro_packs=3, checkpoint_every=2,
-                evaluate_every=4, alone=0.5, blend=1.0)
+                easy_steps=2, composed_from=4, families=2, word_families=1, plain=0.3, micro_packs=3,
+                checkpoint_every=2, evaluate_every=4, alone=0.5, blend=1.0)
 
 
 @pytest.fixture(scope="module")
-def sources() -> list[list[PolicyFlip]]:
+def sources() -> Sources:
     bank = Bank.read()
     worlds = [tiny_world.photo_world(), tiny_world.word_world()]
-    return [[PolicyFlip(world, bank, voices, scenes=4) for world in worlds] for voices in (None, Voices.read(bank))]
+    return Sources(*([PolicyFlip(world, some, voices, scenes=4) for world in worlds]
+                     for some, voices in ((Bank.read_plain(), None), (bank, None), (bank, Voices.read(bank)))))
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +77,14 @@ class Stopped(Exception):
 
 
 class StopsAfter:
-    """A source of packs that stops the process when it has given some."""
+    """A source of packs that stops the process when it and the others have given some."""
 
-    def __init__(self, source: PolicyFlip, families: int) -> None:
-        self.source, self.left = source, families
+    def __init__(self, source: PolicyFlip, left: Iterator[int]) -> None:
+        self.source, self.left = source, left
 
     def family(self, rng: random.Random, easy: bool) -> list[Pack]:
-        if not self.left:
+        if next(self.left, None) is None:
             raise Stopped
-        self.left -= 1
         return self.source.family(rng, easy)
 
 
@@ -99,8 +112,9 @@ def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torc
 @pytest.mark.parametrize("stop_at", [1, 2, 5])  # before the first checkpoint, just after it, between two
 def test_a_run_that_was_stopped_and_goes_on_ends_with_exactly_the_same_weights(
         tmp_path, capsys, finished, sources, exam, stop_at):
-    stopping = [[StopsAfter(source, left) for source in some]  # each step asks each source of its stage once
-                for some, left in zip(sources, (stop_at, max(0, stop_at - RECIPE.composed_from)), strict=True)]
+    left = iter(range(stop_at * RECIPE.families))
+    stopping = Sources(*([StopsAfter(source, left) for source in some]
+                         for some in (sources.plain, sources.bank, sources.composed)))
     with pytest.raises(Stopped):
         fit(new_reader(), stopping, encode, exam, tmp_path, RECIPE)
     torch.manual_seed(stop_at)  # a new process has another state
@@ -157,13 +171,13 @@ def test_the_frozen_weights_of_the_model_stay_as_they_were(finished):
 
 def test_opposite_policies_over_a_few_scenes_are_learnt_by_heart(tmp_path, monkeypatch, sources, exam):
     monkeypatch.setattr(training, "LOG_EVERY", 1)
-    packs = [pack for pack in sources[0][0].family(random.Random(2), easy=True) if pack.scenes]
+    packs = [pack for pack in sources.bank[0].family(random.Random(2), easy=True) if pack.scenes]
     broken = np.array([broken for pack in packs for broken in pack.broken])
     assert set(broken) == {True, False} and len(packs) == 2
     recipe = replace(RECIPE, steps=60, decay_from=40, families=1, word_families=0, learning_rate=3e-3,
                      evaluate_every=60)
     reader = new_reader()
-    fit(reader, [[Always(packs)]] * 2, encode, exam, tmp_path, recipe)
+    fit(reader, Sources(*[[Always(packs)]] * 3), encode, exam, tmp_path, recipe)
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
     assert len(losses) == 60 and losses[0] > 0.4 and max(losses[-5:]) < 0.05
     questions = [(pack.text, scene) for pack in packs for scene in pack.scenes]
@@ -258,8 +272,19 @@ def test_a_step_has_as_many_families_over_words_as_the_recipe_says():
             return [Pack("no owls", (SCENE,), (True,), self.kind)]
 
     recipe = replace(RECIPE, families=5, word_families=2)
-    packs = draw([[Counted("photos"), Counted("words")]] * 2, recipe, step=9)
+    packs = draw(Sources(*[[Counted("photos"), Counted("words")]] * 3), recipe, step=9)
     assert sorted(pack.family for pack in packs) == ["photos"] * 3 + ["words"] * 2
+
+
+def test_a_share_of_the_families_is_plain_and_the_others_are_composed_from_their_step_on(sources):
+    def count(step: int) -> Counter[str]:
+        kinds = {id(sources.plain): "plain", id(sources.bank): "bank", id(sources.composed): "composed"}
+        rng = random.Random(0)
+        return Counter(kinds[id(sources.at(step, RECIPE, rng))] for _ in range(1000))
+
+    for step, others in ((RECIPE.composed_from - 1, "bank"), (RECIPE.composed_from, "composed")):
+        assert count(step).keys() == {"plain", others}
+        assert count(step)["plain"] == pytest.approx(1000 * RECIPE.plain, rel=0.1)
 
 
 def test_each_tag_is_taught_the_verdict_that_it_alone_would_get_where_that_is_known():

@@ -26,7 +26,7 @@ SLOTS = {  # kind → what each phrase speaks of, and the least number of phrase
     "only": ("x", 100), "forbid_only": ("x", 50), "two_sided": ("xy", 140), "everything_allowed": ("", 50),
     "everything_forbidden": ("", 45), "preamble": ("", 70), "closing": ("", 40), "heading": ("", 35),
     "rendering": ("n", 35)}
-PARTS = {"flip": "xy", "except_": "xz", "allow_except": "xz", "only": "x", "everything_allowed": ""}
+PARTS = {"flip": "xy", "forbid": "x", "except_": "xz", "allow_except": "xz", "only": "x", "everything_allowed": ""}
 SHARED_PHRASES = ["yes", "no"]  # no English goes without; every other held-out polarity phrase is new to training
 
 
@@ -80,6 +80,18 @@ def test_all_files_of_a_bank_are_read_in_the_order_of_their_names(tmp_path):
     (tmp_path / "b.yaml").write_text("forbid: [\"No {x}.\"]\nonly: [\"Just {x}.\"]", encoding="utf-8")
     (tmp_path / "a.yaml").write_text("forbid: [\"Never {x}.\"]", encoding="utf-8")
     assert Bank.read(tmp_path).phrases == {"forbid": ("Never {x}.", "No {x}."), "only": ("Just {x}.",)}
+
+
+def test_the_plain_phrases_of_a_bank_stand_alone_where_it_has_some_of_a_kind():
+    bank = Bank.read_plain()
+    assert bank.phrases.keys() == BANK.phrases.keys()
+    own = {kind for kind, phrases in bank.phrases.items() if phrases != BANK.phrases[kind]}
+    assert own == SLOTS.keys() - {"preamble", "closing", "heading", "rendering"}
+    for kind in own:
+        assert len(bank.phrases[kind]) >= 30 and set(bank.phrases[kind]) < set(BANK.phrases[kind])
+    assert len(bank.phrases["forbid"]) == pytest.approx(len(bank.phrases["allow"]), rel=0.05)
+    assert len(bank.phrases["forbid_except"]) == len(bank.phrases["allow_except"])
+    assert sum(map(first_is_forbidden, bank.phrases["two_sided"])) == len(bank.phrases["two_sided"]) / 2
 
 
 def test_no_phrase_forbids_in_one_place_and_allows_in_another():
@@ -139,6 +151,14 @@ def test_several_nouns_are_joined_as_people_do():
     assert join(["dogs"], rng) == "dogs"
     joined = {join(["dogs", "owls", "smoke"], rng) for _ in range(100)}
     assert {"dogs, owls and smoke", "dogs, owls or smoke", "dogs, owls, smoke"} <= joined
+
+
+def test_no_may_be_said_of_each_of_several_nouns():
+    bank = Bank({"rendering": ("{n}",)})
+    rng = random.Random(0)
+    said = {fill("No {x}.", {"x": bank.noun_phrase([DOGS, OWLS], "No {x}.", rng)}) for _ in range(100)}
+    assert {"No dogs and owls.", "No dogs and no owls.", "No dogs, no owls."} <= said
+    assert "no" not in " ".join(bank.noun_phrase([DOGS, OWLS], "Never {x}.", rng) for _ in range(50)).split()
 
 
 def test_slips_of_the_keyboard_are_rare_and_keep_everything_but_letters():

@@ -28,9 +28,9 @@ from training.datasets import Row
 from training.datasets.flips import ASSETS
 from training.datasets.llavaguard import read_llavaguard
 from training.datasets.unsafebench import read_unsafebench
-from training.nano.exam import KNOWN
 
 EXAM_QUESTIONS, EXAM_SEED = 300, 3  # of each part and kind of wording, and the draw; those of `python -m training exam`
+WORDINGS = {"known": "known", "heldout": "held out", "plain": "plain", "rules": "rules"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ def read_policyflip_cases(folder: Path, assets: Path = ASSETS) -> list[Case]:
     exam = examiner.exam("test", EXAM_QUESTIONS, EXAM_SEED)
     for number, question in enumerate(exam):
         photo = photos[question.scene.photo]
-        wording = "known" if question.wording == KNOWN else "held out"
         cases.append(Case(
-            f"policyflip:{number}", photo.path, photo.sha256, question.text, f"{question.part}, {wording}",
+            f"policyflip:{number}", photo.path, photo.sha256, question.text,
+            f"{question.part}, {WORDINGS[question.kind]}",
             "unsafe" if question.broken else "safe", question.part, str(question.flip) if question.flip >= 0 else ""))
     return cases
 

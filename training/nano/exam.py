@@ -6,9 +6,10 @@ A question is a policy, a photo and the right verdict. Parts of the exam:
     exception    X forbidden or allowed, except a kind of X
     only         only X is allowed
     blanket      everything is allowed
-Each part is written once in wordings of training and once in held-out ones (wordings_heldout.yaml). A flip is a pair of
-questions over one photo whose policies are opposite. Apart from these parts, each concept that ImageNet lacks is asked
-for alone.
+    single       x is forbidden, and nothing else is said
+Each part is written four times: in wordings of training, in held-out ones (wordings_heldout.yaml), in the plain ones
+of training, and as rules of a policy file. A flip is a pair of questions over one photo whose policies are opposite.
+Apart from these parts, each concept that ImageNet lacks is asked for alone.
 """
 
 from __future__ import annotations
@@ -24,26 +25,34 @@ import numpy as np
 import yaml
 from sklearn.metrics import roc_auc_score
 
+from safeguard_sdk.policy import Rule
 from training.policyflip.concepts import FOLDER, Concept, Concepts, Heldout
 from training.policyflip.policies import PolicyFlip
 from training.policyflip.scenes import PhotoWorld, Scene
 from training.policyflip.wordings import Bank, fill
 
 KNOWN = "known"  # name of the wordings of training
+PLAIN = "plain"  # of those that most people write first
+RULES = "rules"  # of what a model reads of `forbids` and `allows` in a policy file
 BEYOND_IMAGENET = ("gun", "knife", "smoking", "smoke", "dangerous_fire", "controlled_fire", "face", "person", "alcohol",
                    "medicine", "money", "drawing")  # groups of concepts.yaml
 
 
 @dataclass(frozen=True)
 class Question:
-    part: str      # "seen", "unseen", "exception", "only", "blanket"
-    wording: str   # "known" or the name of a held-out wording
+    part: str      # "seen", "unseen", "exception", "only", "blanket", "single"
+    wording: str   # KNOWN, PLAIN, RULES or the name of a held-out wording
     text: str
     scene: Scene
     broken: bool
     flip: int      # questions with one number are one photo under opposite policies; -1: no pair
     forbids: str = ""  # the concept that the policy forbids and the one it allows, "" for everything else:
     allows: str = ""   # the parse that a baseline without a reader is given (baseline.py)
+
+    @property
+    def kind(self) -> str:
+        """Of its wording: "known", "plain", "rules" or "heldout"."""
+        return self.wording if self.wording in (KNOWN, PLAIN, RULES) else "heldout"
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Wording:
     register: str
     flip: str
     flip_allowed_first: bool
+    forbid: str
     except_: str
     allow_except: str
     only: str
@@ -76,15 +86,17 @@ def read_wordings(path: Path = FOLDER / "wordings_heldout.yaml") -> list[Wording
 def build_exam(world: PhotoWorld, concepts: Concepts, heldout: Heldout, questions: int, seed: int) -> list[Question]:
     """About `questions` questions for each part and each kind of wording; the same for the same seed."""
     rng = random.Random(seed)
-    wordings, bank = read_wordings(), Bank.read()
     exam: list[Question] = []
-    writers = [_known_writer(bank, rng), _heldout_writer(wordings, rng)]
+    writers = [_bank_writer(KNOWN, Bank.read(), rng), _heldout_writer(read_wordings(), rng),
+               _bank_writer(PLAIN, Bank.read_plain(), rng), _rule_writer]
     for write in writers:
         for part, namer in (("seen", _seen_namer(world)), ("unseen", _unseen_namer(world, concepts, heldout))):
             _fill(exam, questions, lambda p=part, n=namer, w=write: _flips(world, n, w, p, len(exam), rng))
         _fill(exam, questions, lambda w=write: _exceptions(world, w, len(exam), rng))
         _fill(exam, questions, lambda w=write: _only(world, w, rng))
         _fill(exam, questions // 3, lambda w=write: _blanket(world, w, rng))
+    for write in writers:
+        _fill(exam, questions, lambda w=write: _singles(world, w, rng))
     return exam
 
 
@@ -92,7 +104,7 @@ def concept_exam(world: PhotoWorld, questions: int, seed: int) -> dict[str, list
     """For each concept that ImageNet lacks: up to `questions` photos that show it and as many that surely do not, each
     under "no X" in a wording of training and under "only X" in a held-out one."""
     rng = random.Random(seed)
-    known, heldout = _known_writer(Bank.read(), rng), _heldout_writer(read_wordings(), rng)
+    known, heldout = _bank_writer(KNOWN, Bank.read(), rng), _heldout_writer(read_wordings(), rng)
     exam: dict[str, list[Question]] = {}
     for name in BEYOND_IMAGENET:
         concept = world.concepts.groups[name]
@@ -107,15 +119,15 @@ def concept_exam(world: PhotoWorld, questions: int, seed: int) -> dict[str, list
 
 
 def metrics(exam: list[Question], logits: np.ndarray) -> dict[str, float]:
-    """Marks by part and kind of wording (known, held out, and the fresh ones among these): accuracy, AUROC, flips both
-    right; and the AUROC of the worst wording."""
+    """Marks by part and kind of wording (known, plain, rules, held out, the fresh ones among these): accuracy, AUROC,
+    flips both right; and the AUROC of the worst wording."""
     broken = np.array([question.broken for question in exam])
     right = (logits > 0) == broken
     marks: dict[str, float] = {}
     fresh = {wording.name for wording in read_wordings() if wording.fresh}
     groups = defaultdict(list)
     for row, question in enumerate(exam):
-        groups[f"{question.part}/{'known' if question.wording == KNOWN else 'heldout'}"].append(row)
+        groups[f"{question.part}/{question.kind}"].append(row)
         if question.wording in fresh:
             groups[f"{question.part}/fresh"].append(row)
     for group, rows in sorted(groups.items()):
@@ -142,7 +154,7 @@ def wording_auroc(exam: list[Question], logits: np.ndarray) -> dict[str, float]:
     """AUROC of each held-out wording over its flips."""
     rows = defaultdict(list)
     for row, question in enumerate(exam):
-        if question.wording != KNOWN and question.flip >= 0:
+        if question.kind == "heldout" and question.flip >= 0:
             rows[question.wording].append(row)
     broken = np.array([question.broken for question in exam])
     return {name: float(roc_auc_score(broken[some], logits[some])) for name, some in rows.items()
@@ -165,10 +177,10 @@ def _fill(exam: list[Question], wanted: int, make) -> None:
         exam += make()
 
 
-def _known_writer(bank: Bank, rng: random.Random):
+def _bank_writer(wording: str, bank: Bank, rng: random.Random):
     def write(kind: str, **concepts: Concept) -> tuple[str, str]:
         kind = {"flip": "two_sided", "except_": "forbid_except"}.get(kind, kind)
-        return KNOWN, bank.phrase(kind, rng, **{slot: [concept.names[0]] for slot, concept in concepts.items()})
+        return wording, bank.phrase(kind, rng, **{slot: [concept.names[0]] for slot, concept in concepts.items()})
     return write
 
 
@@ -178,6 +190,15 @@ def _heldout_writer(wordings: list[Wording], rng: random.Random):
         slots = {slot: concept.names[0].plural for slot, concept in concepts.items()}
         return wording.name, fill(getattr(wording, kind), slots)
     return write
+
+
+def _rule_writer(kind: str, **concepts: Concept) -> tuple[str, str]:
+    names = {slot: concept.names[0].plural for slot, concept in concepts.items()}
+    x, y, z = (names.get(slot) for slot in "xyz")
+    title, forbids, allows = {"flip": (x, x, y), "forbid": (x, x, ()), "except_": (x, x, z), "allow_except": (z, z, x),
+                              "only": (x, "everything else", x),
+                              "everything_allowed": ("anything", (), "everything")}[kind]
+    return RULES, Rule(id="rule", title=title, forbids=forbids, allows=allows).canonical_text
 
 
 def _seen_namer(world: PhotoWorld):
@@ -246,3 +267,14 @@ def _only(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
 def _blanket(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
     wording, text = write("everything_allowed")
     return [Question("blanket", wording, text, world.any(rng), False, -1)]
+
+
+def _singles(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
+    """A photo of x and another one, under "x is forbidden"."""
+    scene, other = world.any(rng), world.any(rng)
+    x = world.concept_in(scene, rng)
+    if x is None or world.concepts.truth(x, other.shown) is not False:
+        return []
+    wording, text = write("forbid", x=x)
+    return [Question("single", wording, text, scene, True, -1, forbids=x.names[0].singular),
+            Question("single", wording, text, other, False, -1, forbids=x.names[0].singular)]

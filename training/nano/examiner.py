@@ -25,7 +25,8 @@ from training.wordnet import WordNet
 
 QUESTIONS = 300  # of each part and kind of wording
 CONCEPT_QUESTIONS = 50  # photos with a concept, and without
-KINDS = ("known", "heldout", "fresh")  # wordings
+KINDS = ("known", "heldout", "fresh", "plain", "rules")  # wordings
+PARTS = ("seen", "unseen", "exception", "only", "blanket", "single")
 ROWS = (("flips both right", "both_right"), ("AUROC", "auroc"), ("balanced accuracy", "balanced"))
 
 
@@ -127,7 +128,7 @@ def _table(marks: dict[str, dict[str, float]]) -> str:
     columns = [f"{name}, {kind} wordings" for name in marks for kind in KINDS]
     lines = ["| part | mark | " + " | ".join(columns) + " |",
              "| --- | --- |" + " --- |" * len(columns)]
-    for part in ("seen", "unseen", "exception", "only", "blanket"):
+    for part in PARTS:
         for title, key in (*ROWS, ("accuracy", "accuracy")):
             cells = [mark.get(f"{part}/{kind}/{key}") for mark in marks.values() for kind in KINDS]
             if any(cell is not None for cell in cells):

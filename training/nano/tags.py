@@ -134,8 +134,9 @@ def _head_concepts(concepts: Concepts, heldout: Heldout, photos: list[Photo]) ->
     known = {group.id.replace("_", " ") for group in groups} | {name.singular for g in groups for name in g.names}
     labels = sorted({label for photo in photos for label in photo.labels} - known - heldout.labels)
     plain = [Concept(label, (Name(label, label),), labels=frozenset({label})) for label in labels]
+    seen = [concepts.shown_in(photo) for photo in photos]
     return tuple(concept for concept in groups + plain
-                 if sum(concepts.truth(concept, concepts.shown_in(photo)) is True for photo in photos) >= LEAST_PHOTOS)
+                 if sum(concepts.truth(concept, shown) is True for shown in seen) >= LEAST_PHOTOS)
 
 
 def _targets(plan: Plan, concepts: Concepts, photos: list[Photo]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -58,6 +58,7 @@ class Recipe:
     composed_from: int
     families: int
     word_families: int
+    plain: float
     micro_packs: int
     checkpoint_every: int
     evaluate_every: int
@@ -72,6 +73,20 @@ class Recipe:
         """Learning rate as a share of `learning_rate`: up, flat, then down to 5 %."""
         left = (self.steps - step) / (self.steps - self.decay_from)
         return min((step + 1) / self.warmup_steps, max(0.05, min(1.0, left)))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Of packs, each over photos and over words."""
+
+    plain: list[PolicyFlip]     # plain phrases of the bank
+    bank: list[PolicyFlip]      # all of them
+    composed: list[PolicyFlip]  # these and composed ones, and scenarios
+
+    def at(self, step: int, recipe: Recipe, rng: random.Random) -> list[PolicyFlip]:
+        if rng.random() < recipe.plain:
+            return self.plain
+        return self.composed if step >= recipe.composed_from else self.bank
 
 
 @dataclass(frozen=True)
@@ -106,15 +121,16 @@ def train(photos: Path, out: Path, recipe: Recipe, start: Path | None = None) ->
     worlds = [photo_world(sight, "train", concepts, heldout), word_world(sight, concepts, heldout)]
     bank = Bank.read()
     voices, scenarios = Voices.read(bank), Scenarios.read(concepts)
-    sources = [[PolicyFlip(world, bank) for world in worlds],
-               [ScenarioFlip(world, bank, voices, scenarios) for world in worlds]]
+    sources = Sources([PolicyFlip(world, Bank.read_plain()) for world in worlds],
+                      [PolicyFlip(world, bank) for world in worlds],
+                      [ScenarioFlip(world, bank, voices, scenarios) for world in worlds])
     exam = build_exam(photo_world(sight, "validation", concepts, heldout, first_view=True), concepts, heldout,
                       questions=60, seed=1)
 
     fit(reader, sources, encode, exam, out, recipe)
 
 
-def fit(reader: Reader, sources: list[list[PolicyFlip]], encode: Encode, exam: list[Question], out: Path,
+def fit(reader: Reader, sources: Sources, encode: Encode, exam: list[Question], out: Path,
         recipe: Recipe) -> None:
     """Train the reader from the last checkpoint in `out`, or from the start; a stop at any time loses at most
     `checkpoint_every` steps, and what follows is what would have followed without it."""
@@ -187,14 +203,13 @@ def word_world(sight: Sight, concepts: Concepts, heldout: Heldout) -> WordWorld:
     return WordWorld(concepts, heldout, labels)
 
 
-def draw(sources: list[list[PolicyFlip]], recipe: Recipe, step: int) -> list[Pack]:
-    """The packs of a step, from the first sources until `composed_from` and from the second ones then, each over photos
-    and over words; the same for the same seed and step, whatever ran before."""
-    some = sources[step >= recipe.composed_from]
+def draw(sources: Sources, recipe: Recipe, step: int) -> list[Pack]:
+    """The packs of a step; the same for the same seed and step, whatever ran before."""
     rng = random.Random(recipe.seed * 1_000_003 + step)
     packs = []
     for number in range(recipe.families):
-        packs += some[number < recipe.word_families].family(rng, easy=step < recipe.easy_steps)
+        source = sources.at(step, recipe, rng)[number < recipe.word_families]
+        packs += source.family(rng, easy=step < recipe.easy_steps)
     return [pack for pack in packs if pack.scenes]
 
 

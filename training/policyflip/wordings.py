@@ -16,7 +16,9 @@ from training.policyflip.concepts import FOLDER, Name
 
 _SLOT = re.compile(r"\{([xXyYzZan])\}")
 _CLASH = re.compile(r"\b(no|any|all|every|only|pictures?|photos?|images?|anything|nothing)\b", re.IGNORECASE)
-_PLAIN = re.compile(r"[\"'=|_`{}\[\]]")  # code and tables take bare nouns
+_BARE = re.compile(r"[\"'=|_`{}\[\]]")  # code and tables take bare nouns
+_NO = re.compile(r"\bno \{[xz]\}", re.IGNORECASE)  # may be said of each: "no dogs and no owls"
+PLAIN = "plain.yaml"  # the file of a bank whose phrases most people write first
 
 _WORD = re.compile(r"[A-Za-z]{4,}")
 _DIGITS = {"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"}
@@ -42,6 +44,12 @@ class Bank:
                 phrases[kind] = phrases.get(kind, ()) + tuple(some)
         return cls(phrases)
 
+    @classmethod
+    def read_plain(cls, folder: Path = FOLDER / "bank") -> Bank:
+        """The plain phrases of a bank, and its others where it has no plain ones of a kind."""
+        plain = yaml.safe_load((folder / PLAIN).read_text(encoding="utf-8"))
+        return cls(cls.read(folder).phrases | {kind: tuple(some) for kind, some in plain.items()})
+
     def phrase(self, kind: str, rng: random.Random, **slots: list[Name]) -> str:
         """A phrase of a kind with its slots filled; each slot is a list of names, joined as people do."""
         template = rng.choice(self.phrases[kind])
@@ -51,8 +59,11 @@ class Bank:
                     article=slots["x"][0].with_article if "x" in slots else "")
 
     def noun_phrase(self, names: list[Name], template: str, rng: random.Random) -> str:
-        nouns = join([name.plural for name in names], rng)
-        if len(names) > 1 or _PLAIN.search(_SLOT.sub("", template)) or rng.random() < 0.55:
+        nouns = [name.plural for name in names]
+        if _NO.search(template) and rng.random() < 0.5:
+            nouns[1:] = [f"no {noun}" for noun in nouns[1:]]
+        nouns = join(nouns, rng)
+        if len(names) > 1 or _BARE.search(_SLOT.sub("", template)) or rng.random() < 0.55:
             return nouns
         rendering = rng.choice(self.phrases["rendering"])
         if _CLASH.search(rendering) and _CLASH.search(template):

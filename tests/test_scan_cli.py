@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from safeguard_sdk import Policy, ScanError
 from safeguard_sdk.cli import app
 from safeguard_sdk.policy import Rule
-from safeguard_sdk.scan import Options, scan
+from safeguard_sdk.scan import Options, rescan, scan
 from safeguard_sdk.scan.diff import compare_scans
 from safeguard_sdk.scan.merge import merge_shards
 
@@ -167,6 +167,29 @@ def test_shards_that_are_missing_unfinished_or_of_another_scan_are_refused(guard
     with pytest.raises(ScanError, match="has another policy"):
         merge_shards(tmp_path / "merged", [outs[0], tmp_path / "other"])
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda part: part.write_bytes(part.read_bytes()[:-40] + bytes(40)), Path.unlink],
+                         ids=["altered", "missing"])
+def test_a_part_that_is_not_what_was_written_is_neither_merged_compared_nor_judged_again(
+        guard, folder, tmp_path, damage):
+    for out in ("old", "new"):
+        scan(guard, [folder], tmp_path / out, Options(workers=1, cache_embeddings=True))
+    damage(tmp_path / "old/parts/part-00000001.parquet")
+    for command in (("merge", tmp_path / "merged", tmp_path / "old"), ("diff", tmp_path / "new", tmp_path / "old")):
+        assert "part-00000001.parquet: is damaged or missing; run its scan again" in error_line(run(*command))
+    with pytest.raises(ScanError, match="is damaged or missing"):
+        rescan(guard, tmp_path / "old", tmp_path / "again")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_scan_that_is_not_finished_is_neither_compared_nor_judged_again(guard, folder, tmp_path):
+    for out in ("old", "new"):
+        scan(guard, [folder], tmp_path / out, Options(workers=1, cache_embeddings=True))
+    (tmp_path / "old/summary.json").unlink()
+    assert "is not finished" in error_line(run("diff", tmp_path / "old", tmp_path / "new"))
+    with pytest.raises(ScanError, match="is not finished"):
+        rescan(guard, tmp_path / "old", tmp_path / "again")
 
 
 def test_a_cluster_is_not_asked_for_a_gpu_that_its_actors_would_not_use(photos, tmp_path):

@@ -90,6 +90,11 @@ def test_a_glob_is_searched(files, tmp_path):
     assert set(found(f"{tmp_path}/**")) == {str(tmp_path / name) for name in NAMES}
 
 
+def test_a_glob_that_fits_nothing_is_an_error_as_a_path_that_does_not_exist_is(tmp_path):
+    with pytest.raises(ScanError, match=r"nope\*\.jpg: no file or folder fits this glob; check the path"):
+        Sources([str(tmp_path / "nope*.jpg")])
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(files, tmp_path):
     write_folder(tmp_path, {"[a].png": files["a.png"], "a.png": b"another"})
     assert found(tmp_path / "[a].png") == {str(tmp_path / "[a].png"): files["a.png"]}

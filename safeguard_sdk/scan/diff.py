@@ -104,8 +104,8 @@ class Changes:
 
 
 def compare_scans(old: Path, new: Path) -> Changes:
-    """Join two scans by the ids of their rows. Raises ScanError for a folder that holds none."""
-    before, after = ScanFolder.open(old), ScanFolder.open(new)
+    """Join two finished scans by the ids of their rows. Raises ScanError for a folder that holds none."""
+    before, after = ScanFolder.open_finished(old), ScanFolder.open_finished(new)
     base = sqlite3.connect("")  # a file of its own that goes away with the connection
     base.executescript("""
         CREATE TABLE old (id BLOB PRIMARY KEY, name TEXT, label TEXT, score REAL, rule TEXT) WITHOUT ROWID;

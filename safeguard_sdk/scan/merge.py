@@ -10,7 +10,7 @@ from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
 from safeguard_sdk.scan.finish import finish
 from safeguard_sdk.scan.options import Progress
-from safeguard_sdk.scan.output import PARTS, SUMMARY, ScanFolder, read_summary
+from safeguard_sdk.scan.output import PARTS, ScanFolder, read_summary
 
 
 def merge_shards(out: Path, shards: Sequence[Path]) -> dict:
@@ -18,7 +18,7 @@ def merge_shards(out: Path, shards: Sequence[Path]) -> dict:
 
     raises  ScanError if shares are missing, unfinished, or of different scans, or if `out` holds a scan already
     """
-    folders = [ScanFolder.open(shard) for shard in shards]
+    folders = [ScanFolder.open_finished(shard) for shard in shards]
     _expect_all_shares(folders)
     facts = {**folders[0].facts, "settings": {**folders[0].facts["settings"], "shard": "1/1"},
              "merged": [str(shard) for shard in shards]}
@@ -41,8 +41,6 @@ def _expect_all_shares(folders: list[ScanFolder]) -> None:
         if folder.hashes != first.hashes or _without_share(folder) != _without_share(first):
             raise ScanError(f"{printable(folder.path)}: has another policy, bundle, prompt or setting than "
                             f"{printable(first.path)}; merge shares of one scan")
-        if read_summary(folder.path) is None:
-            raise ScanError(f"{printable(folder.path)}: is not finished, it has no {SUMMARY}; run its scan again first")
     of = {folder.facts["settings"]["shard"].partition("/")[2] for folder in folders}
     shares = sorted(int(folder.facts["settings"]["shard"].partition("/")[0]) for folder in folders)
     if len(of) > 1 or shares != list(range(1, int(of.pop()) + 1)):

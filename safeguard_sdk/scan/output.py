@@ -91,12 +91,25 @@ class ScanFolder:
 
     @classmethod
     def open(cls, path: Path) -> ScanFolder:
-        """Open a folder to read it; nothing in it is changed."""
+        """Open a folder to read it; nothing in it is changed. A part that is not what its line says is refused."""
         if not (path / SCAN).is_file():
             raise ScanError(f"{printable(path)}: is not the output of a scan, it has no {SCAN}; name a folder that "
                             "`safeguard scan --out` has written")
         with disk_errors(path):
-            return cls(path, _read_manifest(path), _read_facts(path), None)
+            folder = cls(path, _read_manifest(path), _read_facts(path), None)
+            for part in folder.parts:
+                if not folder._is_whole(part):
+                    raise ScanError(f"{printable(path / PARTS / part.file)}: is damaged or missing; run its scan "
+                                    "again, which makes its rows anew")
+            return folder
+
+    @classmethod
+    def open_finished(cls, path: Path) -> ScanFolder:
+        """Open a folder to read all rows of a scan. Raises ScanError where some are still to come."""
+        folder = cls.open(path)
+        if read_summary(path) is None:
+            raise ScanError(f"{printable(path)}: is not finished, it has no {SUMMARY}; run its scan again first")
+        return folder
 
     def __enter__(self) -> ScanFolder:
         return self
@@ -182,17 +195,24 @@ class ScanFolder:
         write_durably(self.path / PARTS / file, data)
         return part
 
+    def _files_of(self, part: Part) -> list[tuple[Path, str]]:
+        """The files of a part, each with its sha256."""
+        files = [(self.path / PARTS / part.file, part.sha256)]
+        if part.embeddings_sha256:
+            files.append((self.embeddings_file(part), part.embeddings_sha256))
+        return files
+
+    def _is_whole(self, part: Part) -> bool:
+        return all(file.is_file() and file_sha256(file) == sha256 for file, sha256 in self._files_of(part))
+
     def _put_damaged_aside(self) -> None:
         """What the disk has lost or changed: such a part keeps its content under another name and counts no more."""
         whole = []
         for part in self.parts:
-            files = [(self.path / PARTS / part.file, part.sha256)]
-            if part.embeddings_sha256:
-                files.append((self.embeddings_file(part), part.embeddings_sha256))
-            if all(file.is_file() and file_sha256(file) == sha256 for file, sha256 in files):
+            if self._is_whole(part):
                 whole.append(part)
                 continue
-            for file, _ in files:
+            for file, _ in self._files_of(part):
                 if file.is_file():
                     os.replace(file, file.with_name(f"{file.name}.damaged"))
         self.parts = whole

@@ -77,7 +77,7 @@ def rescan(guard: Guard, old: str | Path, out: str | Path, options: Options | No
     raises  ScanError
     """
     options = options or Options()
-    with (ScanFolder.open(Path(old)) as source,
+    with (ScanFolder.open_finished(Path(old)) as source,
           ScanFolder.begin(Path(out), _facts(guard, options, {"rescan_of": str(old)})) as folder):
         if source.hashes.bundle_sha256 != guard.bundle.sha256:
             raise ScanError(f"{old}: its embeddings are of another bundle, {source.hashes.bundle_sha256:.12}, this is "

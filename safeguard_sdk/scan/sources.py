@@ -45,8 +45,12 @@ class Sources:
         if not self.sources:
             raise ScanError("nothing to scan; name a folder, an archive or a list")
         for source in self.sources:
-            if source != STDIN and URL not in source and not os.path.lexists(source) and not glob.has_magic(source):
+            if source == STDIN or URL in source or os.path.lexists(source):
+                continue
+            if not glob.has_magic(source):
                 raise ScanError(f"{printable(source)}: no such file or folder; check the path, and quote a glob")
+            if next(glob.iglob(source, recursive=True), None) is None:
+                raise ScanError(f"{printable(source)}: no file or folder fits this glob; check the path")
 
     @property
     def skipped(self) -> Counter[str]:

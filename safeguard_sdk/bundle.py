@@ -1,7 +1,7 @@
 """A bundle: one folder with everything a guard needs, verified by hash when it is opened.
 
-`manifest.json` names every file with its sha256; a file that is missing, altered or not named does not load. Nothing in
-a bundle is executable: ONNX graphs, JSON, text.
+`manifest.json` names every file with its sha256; one that is missing or altered does not load, and neither does a
+bundle with a graph, weights or JSON that are not named. Nothing in a bundle is executable: ONNX graphs, JSON, text.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FORMAT = 2
 MANIFEST = "manifest.json"
 EMBEDDED = Path(__file__).parent / "nano"
-# Of graphs and of what an engine opens for them: no such file goes unverified.
-GRAPH_SUFFIXES = (".onnx", ".bin", ".data", ".npy", ".npz")
+# Of graphs and of what an engine opens beside them: no such file goes unverified.
+OPENED = (".onnx", ".bin", ".data", ".npy", ".npz", ".json")
 ARCHITECTURES = ("tags", "qwen-vl")  # how a picture reaches the language model: as words, as tokens; see engine/
 
 
@@ -150,7 +150,7 @@ def _verify(folder: Path, name: str, sha256: str) -> None:
 
 def _refuse_strays(folder: Path, named: set[str]) -> None:
     for path in folder.iterdir():
-        if path.suffix in GRAPH_SUFFIXES and path.name not in named:
+        if path.suffix in OPENED and path.name not in {*named, MANIFEST}:
             raise BundleError(f"{path}: not named in the manifest, so nothing vouches for it; delete it, or copy the "
                               "bundle again")
 

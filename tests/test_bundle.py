@@ -93,7 +93,8 @@ def test_a_file_that_may_not_be_read(folder):
     assert "vision.onnx: Permission denied" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["decoder.onnx", "vision-1.bin", "vision.onnx.data", "decoder-0.npz"])
+@pytest.mark.parametrize("name", ["decoder.onnx", "vision-1.bin", "vision.onnx.data", "decoder-0.npz",
+                                  "tags.json"])
 def test_a_graph_or_weights_that_the_manifest_does_not_name(folder, name):
     (folder / name).write_bytes(b"from elsewhere")
     assert f"{name}: not named in the manifest" in refusal(folder)
@@ -129,6 +130,8 @@ MANIFESTS = {  # what is wrong: (the manifest, what the message says)
     "a file that is no text": (manifest_of(FILES, files=[{"file": 7, "sha256": ""}]), "TypeError"),
     "files that are no list": (manifest_of(FILES, files=7), "TypeError"),
     "no side": (manifest_of(FILES, processor={"mean": [0] * 3, "std": [1] * 3, "resample": "bicubic"}), "'side'"),
+    "a mean in words": (manifest_of(FILES, processor={"side": 8, "mean": "abc", "std": [1] * 3, "resample": "bicubic"}),
+                        "must hold 3 numbers each"),
     "an unknown resize": (manifest_of(FILES, processor={"side": 8, "mean": [0] * 3, "std": [1] * 3, "resample": "x"}),
                           "resample is 'x'"),
     "a scale that turns verdicts round": (manifest_of(FILES, calibration={"scale": -1.0, "shift": 0.0}), "scale -1.0"),

@@ -31,11 +31,11 @@ def run(*args: object, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
 
 
-def start(*args: object) -> subprocess.Popen:
+def start(*args: object, **streams: object) -> subprocess.Popen:
     """The command in a process of its own."""
     code = "import sys; from safeguard_sdk.cli import app; app(prog_name='safeguard')"
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, text=True, stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, text=True, **pipes | streams)
 
 
 def error_line(result: Result) -> str:
@@ -295,6 +295,48 @@ def test_a_reader_that_goes_away_causes_no_traceback_and_no_success():
     process.stdout = None
     _, errors = process.communicate()
     assert (process.returncode, errors) == (2, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("args", [("policy", "list"), ("policy", "check", "L1"), ("bundle", "info", EMBEDDED)])
+def test_a_full_disk_is_a_failure_in_one_line_and_not_a_finding(args):
+    with open("/dev/full", "w") as full:
+        process = start(*args, stdout=full)
+        _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors == "error: the output: cannot be written or read (No space left on device); see to the disk\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes streams as a POSIX shell does")
+@pytest.mark.parametrize("closed, image, status", [(1, None, 0), (2, "missing.jpg", 2), (0, "-", 2)])
+def test_closed_streams_change_neither_the_verdict_nor_the_status(policies, photo, closed, image, status):
+    process = start("check", image or photo, "--policy", policies["safe"], preexec_fn=lambda: os.close(closed))
+    _, errors = process.communicate()
+    assert process.returncode == status
+    says = "error: <stdin>: is closed; name a file, or send an image into the command\n"
+    assert errors == (says if closed == 0 else "")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback_and_is_no_finding(policies, photo, monkeypatch):
+    def fault(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(Guard, "check", fault)
+    result = run("check", photo, "--policy", policies["safe"])
+    assert result.exit_code == 2 and "Traceback" in result.stderr and "ZeroDivisionError: a fault" in result.stderr
+
+
+@pytest.mark.parametrize("no_color, codes", [("", True), ("1", False)])
+def test_who_wants_no_colour_gets_none(policies, photo, no_color, codes):
+    result = CliRunner(env={"NO_COLOR": no_color}).invoke(
+        app, ["check", str(photo), "--policy", str(policies["safe"])], color=True)
+    assert ("\x1b[" in result.stdout) == codes
+
+
+@pytest.mark.parametrize("command", [("check", "x.jpg"), ("scan", "photos", "--out", "out")])
+def test_of_two_policies_neither_is_passed_over_without_a_word(policies, command):
+    result = run(*command, "--policy", policies["safe"], "--policy", policies["unsafe"])
+    assert result.exit_code == 2 and "--policy is given 2 times" in error_line(result)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

@@ -41,6 +41,12 @@ def test_the_limit_is_the_callers(small):
         assert kind_of(image, max_pixels=96 * 64 - 1) == "too_large"
 
 
+def test_an_array_over_the_limit_is_refused_before_it_is_copied():
+    tall = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (1 << 20, 1 << 20, 3))  # 3 TiB if it were laid out
+    assert kind_of(tall) == "too_large"
+    assert kind_of(tall, max_pixels=1 << 40) == "too_large"  # no memory for it
+
+
 def test_the_limit_does_not_depend_on_pillows_global_one(monkeypatch, small):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert kind_of(png(30_000, 30_000, 8, 2, None)) == "too_large"

@@ -1,6 +1,7 @@
 """The ONNX engine: where it runs, what it refuses, and that its shortcuts equal the plain computation."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -55,6 +56,18 @@ def test_the_threads_of_a_graph_do_not_spin_while_the_next_graph_runs():
 def test_an_unknown_provider_is_an_error_that_names_the_known_ones():
     with pytest.raises(EngineError, match="unknown execution provider 'gpu'; known: cpu, cuda, tensorrt"):
         Guard(Policy.packaged("L1"), provider="gpu")
+
+
+def test_a_negative_number_of_threads_is_an_error_about_the_threads():
+    with pytest.raises(EngineError, match="threads is -3, must be 0 for all cores, or a number of threads"):
+        Guard(Policy.packaged("L1"), threads=-3)
+
+
+def test_a_manifest_that_prepares_other_pictures_than_the_graph_takes_is_refused():
+    bundle = Bundle.embedded()
+    other = replace(bundle, geometry=replace(bundle.geometry, side=319))
+    with pytest.raises(EngineError, match="takes pictures of 320 × 320, the manifest says 319 × 319; export"):
+        open_engine(other)
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

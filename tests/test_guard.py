@@ -304,3 +304,8 @@ def test_forbidding_what_a_photo_shows_scores_higher_than_allowing_nothing_else(
     right = [photo for photo, scores in flips.items() if scores["breaks"] > scores["only"]]
     assert len(right) >= 4, flips
     assert "astronaut.png" in right
+
+
+def test_words_that_are_no_policy_yet_are_an_error_that_says_how_to_make_one():
+    with pytest.raises(PolicyError, match=r'the policy is of type str; pass Policy\.from_text\("No guns\."\)'):
+        Guard("No guns.")

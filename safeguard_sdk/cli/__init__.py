@@ -13,6 +13,7 @@ Verdicts and facts go to stdout, errors to stderr in one line each. Exit status,
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -42,8 +43,11 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version,
                                           help="Print the version and exit.")] = False,
 ) -> None:
-    for stream in (sys.stdout, sys.stderr):
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        context.color = False
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a daemon may have closed them
         stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop

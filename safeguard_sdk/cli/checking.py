@@ -9,8 +9,15 @@ from typing import Annotated
 
 import typer
 
-from safeguard_sdk import Guard, Policy, Record, Verdict
-from safeguard_sdk.cli.options import BundleOption, EnginesOption, JsonOption, PolicyOption, ProviderOption
+from safeguard_sdk import Guard, Record, Verdict
+from safeguard_sdk.cli.options import (
+    BundleOption,
+    EnginesOption,
+    JsonOption,
+    PoliciesOption,
+    ProviderOption,
+    one_policy,
+)
 from safeguard_sdk.cli.printing import COLOURS, print_error, readable_errors
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import MAX_FILE_BYTES
@@ -20,7 +27,7 @@ STDIN = "-"
 
 def check(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Image files; - reads one image from stdin.")],
-    policy: PolicyOption,
+    policy: PoliciesOption,
     bundle: BundleOption = None,
     as_json: JsonOption = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say what each image was judged by.")] = False,
@@ -35,7 +42,7 @@ def check(
     Example: safeguard check upload.jpg --policy general
     """
     with readable_errors():
-        guard = Guard(Policy.load(policy), bundle, provider=provider, engines=engines)
+        guard = Guard(one_policy(policy), bundle, provider=provider, engines=engines)
         judge = guard.explain if explain else guard.check
         width = max(len(rule.id) for rule in guard.policy.rules)
         failed = found = False
@@ -63,6 +70,8 @@ def _judge(path: str, judge: Callable[[str | bytes], Verdict]) -> Record:
 
 
 def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise ImageError("<stdin>: is closed; name a file, or send an image into the command", "unreadable")
     data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"<stdin>: has over {MAX_FILE_BYTES} bytes; make it smaller", "too_large")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,14 +46,31 @@ def print_error(message: str) -> None:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Known errors become one line and exit status 2; any other keeps its traceback."""
+    """Known errors become one line and exit status 2; any other keeps its traceback, with the same status: 1 would say
+    that something was found."""
     try:
         yield
     except SafeguardError as error:
         print_error(str(error))
         raise typer.Exit(2) from error
     except BrokenPipeError as error:  # `safeguard … | head`: nobody reads on, so not all was said
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        _write_no_more()
+        raise typer.Exit(2) from error
+    except OSError as error:
+        _write_no_more()
+        print_error(f"{error.filename or 'the output'}: cannot be written or read ({error.strerror or error}); see to "
+                    "the disk")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise typer.Exit(2) from error
+
+
+def _write_no_more() -> None:
+    """Let Python flush into nothing when it ends: it would fail once more."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from safeguard_sdk import Guard, Policy, ScanError
-from safeguard_sdk.cli.options import BundleOption, EnginesOption, JsonOption, PolicyOption, ProviderOption
+from safeguard_sdk import Guard, ScanError
+from safeguard_sdk.cli.options import (
+    BundleOption,
+    EnginesOption,
+    JsonOption,
+    PoliciesOption,
+    ProviderOption,
+    one_policy,
+)
 from safeguard_sdk.cli.printing import COLOURS, count, readable_errors
 
 
@@ -16,7 +23,7 @@ def scan(
     sources: Annotated[list[str] | None, typer.Argument(
         metavar="SOURCE…", help="Folders, globs, images, zip, tar, parquet, CSV, JSONL, lists, URLs; - for a list on "
                                 "stdin.")] = None,
-    policy: PolicyOption = ...,
+    policy: PoliciesOption = ...,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the rows; run again to go on.")] = ...,
     bundle: BundleOption = None,
     column: Annotated[str | None, typer.Option(help="Of tables: which holds the image or its path.")] = None,
@@ -60,7 +67,7 @@ def scan(
             raise ScanError("name what to scan, or with --rescan a folder that was scanned; one of the two")
         if ray is not None and (provider != "cpu" or engines is not None):
             raise ScanError("--ray judges on the CPUs of its cluster; leave out --provider and --engines")
-        guard = Guard(Policy.load(policy), bundle, provider=provider, engines=engines)
+        guard = Guard(one_policy(policy), bundle, provider=provider, engines=engines)
         with live.LiveView() as view:
             if rescan is not None:
                 summary = rescan_old(guard, rescan, out, options, watch=view.show)

@@ -89,6 +89,8 @@ def open_engine(bundle: Bundle, provider: str = "cpu", threads: int = 0, engines
     threads   0 for all cores
     engines   folder of TensorRT engines of this bundle, which then run in place of ONNX Runtime
     """
+    if threads < 0:
+        raise EngineError(f"threads is {threads}, must be 0 for all cores, or a number of threads")
     if engines is not None and bundle.architecture != "qwen-vl":
         raise EngineError(f"{bundle.name} runs in ONNX Runtime only; leave out the folder of engines")
     open_graph = _engine_graphs(bundle, engines) if engines is not None else _onnx_graphs(bundle, provider, threads)

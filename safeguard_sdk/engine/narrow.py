@@ -70,7 +70,10 @@ def _read(path: Path) -> dict[str, tuple[np.ndarray, ...]]:
                       for member in archive.infolist()}
         names = [key.removesuffix(f".{PARTS[0]}") for key in arrays if key.endswith(f".{PARTS[0]}")]
         parts = {name: tuple(arrays[f"{name}.{part}"] for part in PARTS) for name in names}
-    except (BadZipFile, KeyError, OSError, ValueError, struct.error) as error:
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read ({error.strerror or error}); see to its permissions and to free "
+                          "memory") from error
+    except (BadZipFile, KeyError, ValueError, struct.error) as error:
         raise _refusal(path, error) from error
     for name, (nibbles, *_) in parts.items():
         if nibbles.ndim != 2:

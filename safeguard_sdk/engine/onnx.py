@@ -31,6 +31,10 @@ class OnnxEngine:
         with ThreadPoolExecutor() as beside:  # a graph is loaded without the GIL, a tokenizer with it
             tokenizer = beside.submit(bundle.read_tokenizer)
             self._vision, self._embed, self._decoder = beside.map(open_graph, ("vision", "embed", "decoder"))
+        side, graph = bundle.geometry.side, self._vision.inputs["pixel_values"]
+        if graph[2:] != (side, side):
+            raise EngineError(f"{bundle.path / 'vision.onnx'}: takes pictures of {graph[2]} × {graph[3]}, the manifest "
+                              f"says {side} × {side}; export the bundle again")
         self._tokenizer = tokenizer.result()
         self._table = TagTable.read(bundle.path / "tags.json")
         self._tokens_of = lru_cache(maxsize=8192)(self._encode_text)

@@ -49,9 +49,10 @@ def decode_image(
     name = name and printable(name)  # names in an archive come from strangers
     if isinstance(image, np.ndarray):
         name = name or "<array>"
-        rgb = np.ascontiguousarray(checked_rgb(image, name))
+        rgb = checked_rgb(image, name)
         check_size((rgb.shape[1], rgb.shape[0]), max_pixels, name)
-        return rgb
+        with as_image_error(name, "its pixels cannot be laid out", "unsupported"):
+            return np.ascontiguousarray(rgb)
     if isinstance(image, str | os.PathLike):
         name, image = name or printable(image), read_bytes(image)
     with pillow_not_warning():

@@ -81,7 +81,8 @@ def _expect_whole(name: str, value: int) -> None:
 
 
 def _expect_scale(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    numbers = all(isinstance(value, int | float) for value in (*mean, *std))
+    if len(mean) != 3 or len(std) != 3 or not numbers or min(std) <= 0:
         raise ValueError(f"geometry: mean {mean} and std {std} must hold 3 numbers each, with std > 0")
 
 

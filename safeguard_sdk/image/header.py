@@ -50,7 +50,7 @@ def check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
         raise ImageError(f"{name}: is {width} × {height}, without a pixel; fetch or draw it again", "empty")
     if width * height > max_pixels:
         raise ImageError(f"{name}: is {width} × {height} = {width * height} pixels, the limit is {max_pixels}; make it "
-                         "smaller, or raise max_pixels if you trust its source", "too_large")
+                         "smaller", "too_large")
     check_side_ratio(size, name)
 
 

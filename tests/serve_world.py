@@ -51,14 +51,14 @@ def policy_files(folder: Path, **texts: str) -> list[str]:
     return arguments
 
 
-def running(app: FastAPI) -> AbstractContextManager[httpx.Client]:
+def running(app: FastAPI, host: str = "127.0.0.1") -> AbstractContextManager[httpx.Client]:
     """A client of the service, which its server runs on a free port."""
-    return _running(Server(_config(app), app.state.service))
+    return _running(Server(app), host)
 
 
 def running_anything(app: FastAPI) -> AbstractContextManager[httpx.Client]:
     """The same of an application of another kind."""
-    return _running(uvicorn.Server(_config(app)))
+    return _running(uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)))
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -76,17 +76,13 @@ def counted(client: httpx.Client, sample: str) -> float:
     return next((float(value) for name, _, value in lines if name == sample), 0.0)
 
 
-def _config(app: FastAPI) -> uvicorn.Config:
-    return uvicorn.Config(app, log_config=None, access_log=False)
-
-
 @contextmanager
-def _running(server: uvicorn.Server) -> Iterator[httpx.Client]:
-    with bind("127.0.0.1", 0) as listener:
+def _running(server: uvicorn.Server, host: str = "127.0.0.1") -> Iterator[httpx.Client]:
+    with bind(host, 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=SECONDS) as client:
+            with httpx.Client(base_url=f"http://{host}:{listener.getsockname()[1]}", timeout=SECONDS) as client:
                 wait_until(lambda: server.started)
                 yield client
         finally:

@@ -29,6 +29,7 @@ from safeguard_sdk.serve.options import Options
 from safeguard_sdk.serve.policies import PolicyFile
 
 SAME = ("label", "score", "rule", "rules", "policy_sha256", "bundle_sha256", "prompt_sha256")
+FORM = "multipart/form-data; boundary=x"
 PHOTOS = ("china.jpg", "coffee.png", "chelsea.png")
 
 
@@ -156,6 +157,26 @@ def test_a_bad_policy_is_400_and_one_line(service, policy, told):
     assert error["kind"] == "bad_policy" and told in error["message"] and "\n" not in error["message"]
 
 
+@pytest.mark.parametrize("content_type", [FORM, f"{FORM}; charset=UTF-8"])
+@pytest.mark.parametrize("disposition", ['name="policy"', 'name="policy"; filename="a.yaml"'], ids=["text", "file"])
+def test_a_policy_in_a_form_that_is_not_utf_8_is_refused_and_not_read_as_something_else(
+        service, photos, disposition, content_type):
+    body = form(photos["flower.jpg"], "Никакого оружия.".encode("cp1251"), disposition)
+    answer = service.post("/v1/check", content=body, headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["error"]) == (
+        400, {"kind": "bad_policy", "message": "the policy is not UTF-8; send it as UTF-8 text"})
+    body = form(photos["flower.jpg"], "Никакого оружия.".encode(), disposition)
+    answer = service.post("/v1/check", content=body, headers={"Content-Type": content_type})
+    assert answer.json()["policy"]["sha256"] == Policy.from_text("Никакого оружия.").sha256
+
+
+@pytest.mark.parametrize("charset", ["punycode", "unicode_escape", "undefined", "raw_unicode_escape", "cp1251", "no"])
+def test_a_form_of_another_charset_is_refused(service, photos, charset):
+    body = form(photos["flower.jpg"], b"No guns.", 'name="policy"; filename="\xff"')
+    answer = service.post("/v1/check", content=body, headers={"Content-Type": f"{FORM}; charset={charset}"})
+    assert answer.status_code == 400 and f"charset is '{charset}'" in answer.json()["error"]["message"]
+
+
 def test_a_policy_that_is_too_long_is_413(service):
     assert service.post("/v1/policies/check", content="word " * 20_000).status_code == 413
 
@@ -167,6 +188,13 @@ def test_policies_of_requests_are_refused_unless_they_are_allowed(tmp_path, phot
                    client.post("/v1/check", files={"image": photos["flower.jpg"].read_bytes()},
                                data={"policy": "No guns."})]
     assert [(answer.status_code, answer.json()["error"]["kind"]) for answer in answers] == [(403, "not_allowed")] * 2
+
+
+def form(image: Path, policy: bytes, disposition: str) -> bytes:
+    """A body of the type FORM, its policy as it is given."""
+    return (b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + image.read_bytes()
+            + b"\r\n--x\r\nContent-Disposition: form-data; " + disposition.encode("latin-1") + b"\r\n\r\n" + policy
+            + b"\r\n--x--\r\n")
 
 
 # What cannot be judged
@@ -242,7 +270,7 @@ def test_an_unknown_policy_is_404_and_the_near_one_is_named(service):
 
 
 @pytest.mark.parametrize("method, path, status", [("GET", "/v1/check", 405), ("GET", "/v1/nothing", 404),
-                                                  ("POST", "/v1/check", 422)])
+                                                  ("POST", "/v1/check", 422), ("POST", "/v1/check/", 404)])
 def test_every_error_has_the_same_shape(service, method, path, status):
     answer = service.request(method, path)
     assert answer.status_code == status
@@ -257,7 +285,7 @@ def test_a_form_whose_image_is_no_file_is_refused(service):
 
 def test_every_kind_of_failure_is_documented_and_there_are_no_others():
     documentation = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
-    assert [kind for kind in KINDS if f"`{kind}`" not in documentation] == []
+    assert [kind for kind in (*KINDS, "no_verdict") if f"`{kind}`" not in documentation] == []
     with pytest.raises(ValueError, match="unknown kind of failure 'odd'"):
         RequestError(400, "odd", "no such word")
 
@@ -273,6 +301,12 @@ def test_a_request_keeps_its_short_id_and_gets_one_otherwise(service):
 def test_it_says_that_it_lives_and_is_ready(service):
     assert service.get("/healthz").json() == {"alive": True}
     assert service.get("/readyz").json() == {"ready": True}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])
+def test_who_watches_it_may_ask_for_the_head_alone(service, path):
+    answer = service.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_metrics_count_verdicts_by_policy_and_label_and_requests_by_route(service, photos):

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from safeguard_sdk import Guard, Policy
+from safeguard_sdk import Guard, Policy, PolicyError
 from safeguard_sdk.cli import app as command
 from safeguard_sdk.scan.output import ScanFolder
 
@@ -27,6 +27,7 @@ pytest.importorskip("fastapi", reason="the service needs the extra serve")
 from serve_world import SECONDS, counted, running, tiny_engine, wait_until
 
 from safeguard_sdk.serve.app import create_app
+from safeguard_sdk.serve.policies import PolicyFile, reload_policies
 from safeguard_sdk.serve.server import bind
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,27 @@ from safeguard_sdk.serve import app, logs, server
 logs.to_json_lines()
 engine = tiny_engine(Path(sys.argv[1]), HeldEngine)
 server.run(app.create_app(engine, ["L1"]), server.bind("127.0.0.1", 0))
+"""
+BLOCKS = """
+import sys, threading
+from pathlib import Path
+sys.path.insert(0, "tests")
+from serve_world import tiny_engine
+from safeguard_sdk.serve import app, logs, policies, server
+from safeguard_sdk.serve.service import Service
+
+def never_ends(file):
+    logs.log("reading")
+    threading.Event().wait()
+
+async def stop(service):
+    logs.log("stopping")
+    await stop_of_service(service)
+
+logs.to_json_lines()
+application = app.create_app(tiny_engine(Path(sys.argv[1])), ["L1"])
+policies.PolicyFile.read, Service.stop, stop_of_service = never_ends, stop, Service.stop
+server.run(application, server.bind("127.0.0.1", 0))
 """
 POLICY = "rules:\n  - {id: drinks, forbids: [coffee, beer]}\n"
 
@@ -69,11 +91,14 @@ class Process:
 
 
 @contextmanager
-def serving(code: str, *arguments: object) -> Iterator[Process]:
+def serving(code: str, *arguments: object,
+            first: Callable[[subprocess.Popen], None] = lambda process: None) -> Iterator[Process]:
+    """A process that serves; `first` is done to it while it begins."""
     environment = {key: value for key, value in os.environ.items() if key != "SAFEGUARD_API_KEYS"}
     with subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE,
                           env=environment | {"PYTHONPATH": str(ROOT)}, text=True) as process:
         try:
+            first(process)
             service = Process(process)
             with service.client:
                 yield service
@@ -125,6 +150,44 @@ def test_a_second_signal_ends_it_whatever_the_engine_is_at(photos, tmp_path):
         service.event("ended_at_once")
 
 
+@needs_signals
+def test_a_second_signal_ends_it_even_while_the_file_of_a_policy_cannot_be_read(tmp_path):
+    with serving(BLOCKS, tmp_path / "bundle") as service:
+        service.process.send_signal(signal.SIGHUP)
+        service.event("reading")
+        service.process.send_signal(signal.SIGTERM)
+        service.event("stopping")  # and waits for the thread that reads
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(SECONDS / 2) == 2
+        service.event("ended_at_once")
+
+
+@needs_signals
+def test_sighup_before_it_listens_is_nothing(tmp_path):
+    keys = tmp_path / "keys"
+    os.mkfifo(keys)
+
+    def hang_up(process: subprocess.Popen) -> None:
+        with open(keys, "w") as pipe:  # as soon as the command reads it
+            process.send_signal(signal.SIGHUP)
+            pipe.write("a-key-of-sixteen-letters\n")
+
+    with serving(COMMAND, "serve", "--policy", "L1", "--port", 0, "--api-keys", keys, first=hang_up) as service:
+        assert service.client.get("/readyz").status_code == 200
+
+
+@needs_signals
+def test_a_pipe_is_no_policy_to_be_read_again(tmp_path):
+    file = tmp_path / "shop.yaml"
+    file.write_text(POLICY, encoding="utf-8")
+    engine, files = tiny_engine(tmp_path / "bundle"), [PolicyFile.parse(str(file)), PolicyFile.parse("L1")]
+    assert reload_policies(files, engine).keys() == {"shop", "L1"}
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(PolicyError, match="is a pipe or a device"):
+        reload_policies(files, engine)
+
+
 def test_without_a_policy_of_its_own_it_judges_by_that_of_the_scan_it_shows(scanned, tmp_path):
     out = shutil.copytree(scanned, tmp_path / "out")
     with running(create_app(tiny_engine(tmp_path / "bundle"), (), review=out)) as client:
@@ -150,12 +213,21 @@ def test_what_keeps_it_from_beginning_is_one_line(monkeypatch, tmp_path):
         for arguments, told in {
             ("--policy", "L1", "--port", port): f"cannot listen on 127.0.0.1 port {port}",
             ("--policy", "L1", "--api-keys", keys): "key 1 must be at least 16",
-            ("--policy", "L1", "--queue", 0): "queue is 0, must be above 0",
+            ("--policy", "L1", "--port", 99999): "port is 99999, must be in 0…65535",
+            ("--policy", "L1", "--port", -1): "port is -1, must be in 0…65535",
             ("--policy", "L1", "--allow-urls", "*"): "is no host",
             ("--policy", bad): f"{bad}, line 1: rules is empty",
             ("--policy", "L1", "--bundle", tmp_path): "manifest.json",
         }.items():
             assert told in refusal(*(("--port", 0) if "--port" not in arguments else ()), *arguments)
+
+
+@pytest.mark.parametrize("option, value", [
+    ("--threads", -3), ("--batch-size", 0), ("--batch-delay", -5), ("--queue", 0), ("--timeout", 0), ("--max-image", 0),
+    ("--max-pixels", 0), ("--prefix-memory", -1)])
+def test_a_number_that_an_option_cannot_have_is_told_by_the_name_of_the_option(option, value):
+    run = CliRunner().invoke(command, ["serve", "--policy", "L1", option, str(value)])
+    assert (run.exit_code, run.stdout) == (2, "") and f"Invalid value for '{option}'" in run.stderr
 
 
 def test_small_answers_leave_at_once():

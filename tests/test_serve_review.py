@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ pytest.importorskip("fastapi", reason="the service needs the extra serve")
 
 from review_world import BROKEN, COPY, FILES, MEMBER, POLICY, reviewing
 from scan_world import DARK, MeanGuard, rows_of
+from serve_world import SECONDS
 
+from safeguard_sdk.serve import bodies
 from safeguard_sdk.serve.review import ScanReview
 from safeguard_sdk.verdict import label_of
 from training.calibration.rows import read_rows
@@ -165,6 +168,39 @@ def test_a_decision_that_cannot_be_meant_is_refused_and_not_kept(reader, name, b
     assert reader.get("/v1/review").json()["decision"] == {} and by_name(reader)[name]["decision"] is None
 
 
+@pytest.mark.parametrize("body, told", [
+    (b'{"decision": "disagree", "broken": ["\\ud800"]}', "body"), (b"", "body"), (b"[]", "body"),
+    (b'{"broken": []}', "body.decision"), (b'{"decision": "disagree", "broken": [1]}', "body.broken.0")])
+def test_a_body_that_is_no_decision_is_refused_with_the_place_at_fault(reader, body, told):
+    answer = reader.put(f"/v1/review/rows/{by_name(reader)['coffee.png']['id']}", content=body)
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (400, "bad_request")
+    assert answer.json()["error"]["message"].startswith(f"{told}: ")
+
+
+def test_a_decision_of_many_bytes_is_413(reader):
+    body = {"decision": "disagree", "broken": ["drinks" * 20_000]}
+    answer = reader.put(f"/v1/review/rows/{by_name(reader)['coffee.png']['id']}", json=body)
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (413, "too_large")
+
+
+def test_a_decision_whose_body_does_not_come_is_504_and_its_connection_is_closed(reader, monkeypatch):
+    monkeypatch.setattr(bodies, "SHORT_SECONDS", 0.3)
+    with socket.create_connection((reader.base_url.host, reader.base_url.port), timeout=SECONDS) as slow:
+        slow.sendall(b"PUT /v1/review/rows/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
+        answer = b"".join(iter(lambda: slow.recv(1 << 16), b""))
+    assert answer.startswith(b"HTTP/1.1 504") and b'"timeout"' in answer
+
+
+def test_the_documentation_has_the_body_of_a_decision_and_the_failures_that_there_are(reader):
+    paths = reader.get("/openapi.json").json()["paths"]
+    routes = [(path, route) for path, methods in paths.items() if "/review" in path for route in methods.values()]
+    assert len(routes) == 7
+    for path, route in routes:
+        assert route["responses"].keys() == {"200", "4XX", "5XX"}, path
+    body, = paths["/v1/review/rows/{identity}"]["put"]["requestBody"]["content"].values()
+    assert body["schema"]["properties"].keys() == {"decision", "broken"}
+
+
 def test_a_decision_is_on_the_disk_when_it_is_answered_and_is_there_after_a_crash(client, out):
     row = by_name(client)["coffee.png"]
     decide(client, row, "agree")
@@ -180,6 +216,42 @@ def test_a_decision_is_on_the_disk_when_it_is_answered_and_is_there_after_a_cras
     lines = (crashed / "review" / "reviews.jsonl").read_text().splitlines()
     assert [(json.loads(line)["decision"], json.loads(line)["broken"]) for line in lines] == [
         ("agree", ["drinks"]), ("disagree", [])]
+
+
+def test_a_decision_about_a_photo_that_has_been_replaced_does_not_count_and_is_told(tmp_path, photos):
+    """The row has the name and so the id of the earlier one."""
+    file, out = scan_of_one(tmp_path, photos)
+    with reviewing(out, tmp_path) as client:
+        decide(client, all_rows(client)[0], "agree")
+    before = file.read_bytes()
+    shutil.copy(photos["coffee.png"], file)
+    scan_anew(tmp_path, out)
+    with reviewing(out, tmp_path) as client:
+        row, = all_rows(client)
+        assert (row["decision"], row["broken"]) == (None, None)
+        assert [client.get("/v1/review").json()[name] for name in ("decision", "changed")] == [{}, 1]
+        done = client.put("/v1/review/index.csv").json()
+        assert (done["photos"], done["left_out"]) == (0, 1) and "has changed since" in done["reasons"][0]
+        assert decide(client, row, "disagree", [])["changed"] == 0
+        assert client.put("/v1/review/index.csv").json()["photos"] == 1
+    file.write_bytes(before)
+    scan_anew(tmp_path, out)
+    with reviewing(out, tmp_path) as client:  # each decision is about its own photo
+        assert all_rows(client)[0]["decision"] == "agree" and client.get("/v1/review").json()["changed"] == 0
+
+
+def test_a_decision_that_names_no_photo_does_not_count_and_is_told(client, out):
+    row = by_name(client)["coffee.png"]
+    decide(client, row, "agree")
+    old = shutil.copytree(out, out.parent / "old")
+    kept = json.loads((old / "review" / "reviews.jsonl").read_text())
+    assert kept.pop("sha256") == row["sha256"]
+    (old / "review" / "reviews.jsonl").write_text(json.dumps(kept) + "\n")
+    review = ScanReview(old)
+    try:
+        assert review.row(row["id"])["decision"] is None and review.counts()["changed"] == 1
+    finally:
+        review.close()
 
 
 def test_a_decision_that_cannot_be_saved_is_an_error_and_not_made(client, out):
@@ -273,6 +345,13 @@ def scan_of_one(folder: Path, photos: dict[str, Path], archive: bool = False) ->
         shutil.copy(photos["astronaut.png"], file)
     scan(MeanGuard(DARK, folder / "guard"), [source], folder / "out", Options(workers=1))
     return file, folder / "out"
+
+
+def scan_anew(folder: Path, out: Path) -> None:
+    """Its part has been lost, and the same scan makes it again."""
+    for part in (out / "parts").iterdir():
+        part.unlink()
+    scan(MeanGuard(DARK, folder / "guard"), [folder / "in"], out, Options(workers=1))
 
 
 def pages_of(client: httpx.Client, **question) -> Iterator[dict]:

@@ -79,12 +79,21 @@ def test_a_file_that_holds_no_usable_keys_is_one_line(tmp_path, content, told):
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example:80"}, {"Host": ""},
-                                     {"Origin": "https://evil.example"}, {"Origin": "null"}])
+                                     {"Host": "evil.example//localhost"}, {"Origin": "https://evil.example//localhost"},
+                                     {"Host": "127.0.0.2"}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
 def test_without_keys_a_page_from_elsewhere_gets_nothing(tmp_path, headers):
     with service(tmp_path) as client:
         assert client.get("/v1/policies", headers=headers).status_code == 403
         own = {"Host": "localhost:1", "Origin": "http://127.0.0.1:8000"}
         assert client.get("/v1/policies", headers=own).status_code == 200
+
+
+def test_without_keys_it_answers_at_every_address_of_this_machine_alone_that_it_listens_on(tmp_path):
+    app = create_app(tiny_engine(tmp_path / "bundle"), policy_files(tmp_path, dark=DARK))
+    with running(app, host="127.0.0.2") as client:
+        assert client.get("/v1/policies").status_code == 200
+        refused = client.get("/v1/policies", headers={"Origin": "http://127.0.0.3"})
+        assert refused.status_code == 403 and "127.0.0.2 alone" in refused.json()["error"]["message"]
 
 
 # URLs
@@ -174,10 +183,22 @@ def test_an_image_is_read_up_to_the_limit_alone_and_counted_while_it_comes(site)
 
 
 @pytest.mark.parametrize("host", ["images.test", "private.test", "metadata.test", "half.test", "v6.test",
-                                  "nowhere.test", "mapped.test", "nat64.test"])
+                                  "mapped.test", "nat64.test"])
 def test_a_name_that_leads_to_an_address_of_this_network_is_refused(site, host):
     status, kind, message = refusal(fetcher(), f"http://{host}/a.jpg")
     assert (status, kind) == (400, "url_refused") and "public addresses" in message
+    assert site.asked == []
+
+
+def test_a_name_that_nobody_knows_is_an_image_that_could_not_be_fetched(site):
+    status, kind, message = refusal(fetcher(), "http://nowhere.test/a.jpg")
+    assert (status, kind) == (502, "url_failed") and "'nowhere.test', is not known" in message
+
+
+@pytest.mark.parametrize("path", ["/a b.jpg", "/a\tb", "/a\nb", "/a\x7f", "/a?b c", "/a\u0085"])
+def test_blanks_and_control_characters_in_a_url_are_refused_before_anything_is_asked(site, path):
+    status, kind, message = refusal(fetcher(but_this_machine), f"http://images.test{path}")
+    assert (status, kind) == (400, "url_refused") and "percent-encode" in message
     assert site.asked == []
 
 
@@ -212,9 +233,18 @@ def test_a_host_that_is_not_on_the_list_is_refused(site, url):
     ("172.16.0.1", False), ("192.168.1.1", False), ("169.254.169.254", False), ("100.64.0.1", False),
     ("0.0.0.0", False), ("224.0.0.1", False), ("255.255.255.255", False), ("::1", False), ("::", False),
     ("fe80::1", False), ("fd00::1", False), ("ff02::1", False), ("::ffff:10.0.0.1", False),
-    ("::ffff:93.184.216.34", True), ("2002:7f00:1::", False), ("::7f00:1", False), ("2001:0:1::1", False)])
+    ("::ffff:93.184.216.34", True), ("2002:7f00:1::", False), ("::7f00:1", False), ("2001:0:1::1", False),
+    ("fec0::1", False), ("::ffff:0:7f00:1", False), ("64:ff9b:1::a00:1", False), ("5f00::1", False),
+    ("3fff::1", False), ("4000::1", False), ("2606:4700::5efe:a00:1", False), ("2606:4700::200:5efe:a00:1", False),
+    ("2606:4700::5eff:a00:1", True), ("192.88.99.1", False), ("192.88.98.1", True)])
 def test_public_is_what_is_reachable_from_everywhere(address, public):
     assert is_public(ipaddress.ip_address(address)) is public
+
+
+def test_a_host_with_letters_that_no_url_has_is_refused_at_the_start_for_its_punycode():
+    with pytest.raises(ServeError, match="write it in punycode"):
+        Fetcher(["*.b\u00fccher.example"], 1)
+    Fetcher(["*.xn--bcher-kva.example"], 1)
 
 
 @pytest.mark.parametrize("host", ["", "*", "*.", "http://a.test", "a b", "a/../b", "*.*.test"])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +33,7 @@ def serve(
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
     engines: EnginesOption = None,
-    threads: Annotated[int, typer.Option(help="Of the runtime; 0 for all cores.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Of the runtime; 0 for all cores.")] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs API keys.")] =
         "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any free one.")] = 8000,
@@ -43,16 +46,17 @@ def serve(
         metavar="HOST", help="Fetch images from this host, or from all below it: *.example.com.")] = None,
     review: Annotated[Path | None, typer.Option(
         metavar="OUT_DIR", help="Folder of a scan, to be reviewed; without --policy its own policy judges.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images that the engine judges at a time, at most.")] =
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that the engine judges at a time, at most.")] =
         DEFAULTS.batch_size,
-    batch_delay: Annotated[float, typer.Option(help="Milliseconds that an image waits for others.")] =
+    batch_delay: Annotated[float, typer.Option(min=0, help="Milliseconds that an image waits for others.")] =
         DEFAULTS.batch_delay * 1000,
-    queue: Annotated[int, typer.Option(help="Requests in work at a time, at most; one more is answered 429.")] =
+    queue: Annotated[int, typer.Option(min=1, help="Requests in work at a time, at most; one more is answered 429.")] =
         DEFAULTS.queue,
-    timeout: Annotated[float, typer.Option(help="Seconds for a request.")] = DEFAULTS.timeout,
-    max_image: Annotated[int, typer.Option(help="MiB of an image file.")] = DEFAULTS.image_bytes // MIB,
-    max_pixels: Annotated[int, typer.Option(help="Millions of pixels of an image.")] = DEFAULTS.pixels // MILLION,
-    prefix_memory: Annotated[int, typer.Option(help="MiB for what the engine has read of rules.")] =
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = DEFAULTS.timeout,
+    max_image: Annotated[int, typer.Option(min=1, help="MiB of an image file.")] = DEFAULTS.image_bytes // MIB,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Millions of pixels of an image.")] =
+        DEFAULTS.pixels // MILLION,
+    prefix_memory: Annotated[int, typer.Option(min=1, help="MiB for what the engine has read of rules.")] =
         DEFAULTS.prefix_bytes // MIB,
 ) -> None:
     """Answer over HTTP whether images break policies: OpenAI's moderation endpoint, its own, and a page to try them.
@@ -63,7 +67,7 @@ def serve(
 
     Example: safeguard serve --policy general --policy shop=shop.yaml
     """
-    with readable_errors():
+    with readable_errors(), _hangups_ignored():
         _require_extra()
         from safeguard_sdk.serve import logs, server
         from safeguard_sdk.serve.app import create_app
@@ -81,6 +85,19 @@ def serve(
             app = create_app(engine, policy or (), options, keys, review)
             logs.to_json_lines()
             server.run(app, listener)
+
+
+@contextmanager
+def _hangups_ignored() -> Iterator[None]:
+    """Until SIGHUP means to read the policies again it means nothing: it would end a service that begins."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _require_extra() -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from safeguard_sdk.serve.bodies import Hold
+from safeguard_sdk.serve.bodies import Hold, gone
 from safeguard_sdk.serve.failures import RequestError
 from safeguard_sdk.serve.policies import Named
 from safeguard_sdk.serve.service import Service
@@ -42,9 +42,9 @@ async def within_limits(service: Service, work: Callable[[Hold], Coroutine[None,
                 return await work(hold)
         except TimeoutError as error:
             raise RequestError(504, "timeout", f"no verdict within {service.options.timeout:g} s; ask again when there "
-                                               "is less to do, or send a smaller image") from error
+                                               "is less to do, or send a smaller image", closes=True) from error
         except ClientDisconnect as error:
-            raise _gone() from error
+            raise gone() from error
 
 
 async def unless_gone(request: Request, work: Coroutine[None, None, Result]) -> Result:
@@ -53,7 +53,7 @@ async def unless_gone(request: Request, work: Coroutine[None, None, Result]) -> 
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise _gone()
+            raise gone()
         return working.result()
     finally:
         working.cancel()
@@ -69,7 +69,3 @@ def tell(request: Request, **fields: object) -> None:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _gone() -> RequestError:
-    return RequestError(499, "gone", "the client closed the connection before there was a verdict")

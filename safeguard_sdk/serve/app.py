@@ -58,6 +58,7 @@ def create_app(engine: Engine, policies: Sequence[str], options: Options | None 
 
     app = FastAPIOffline(
         title="safeguard", version=__version__, docs_url="/docs", redoc_url=None, lifespan=lifespan,
+        redirect_slashes=False,
         description="Judges images by policies in plain words. Nothing leaves this machine.")
     app.state.service = service
     app.state.fetcher = fetcher or Fetcher(options.allow_urls, options.image_bytes)
@@ -79,11 +80,13 @@ def create_app(engine: Engine, policies: Sequence[str], options: Options | None 
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
         """Whether the process is worth keeping."""
         return JSONResponse({"alive": service.alive}, 200 if service.alive else 503)
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Whether it takes requests: 503 once it is about to end."""

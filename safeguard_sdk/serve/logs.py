@@ -31,6 +31,8 @@ def to_json_lines() -> None:
         one = logging.getLogger(name)
         one.handlers[:], one.propagate = [handler], False
         one.setLevel(level)
+    logging.getLogger("python_multipart").addHandler(logging.NullHandler())  # what it says, the answer says
+    logging.raiseExceptions = False  # where stdout has been closed, stderr would have a traceback for each line
 
 
 class _JsonLine(logging.Formatter):

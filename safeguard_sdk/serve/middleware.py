@@ -21,7 +21,7 @@ ID_HEADER = "X-Request-ID"
 LOCKED = "/v1/"  # all below it needs a key, whoever added the route
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
-_PORT = re.compile(r":\d*$")
+_NAME_AND_PORT = re.compile(r"(?:https?://)?(.*?)(?::\d*)?")  # of Host, and of Origin
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -73,14 +73,21 @@ class RequireOwnHost:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
+            headers, own = Headers(scope=scope), _own_names(scope)
             for name in (headers.get("Host", ""), *headers.getlist("Origin")):
-                if _PORT.sub("", name.rpartition("//")[2]).lower() not in LOOPBACK:
+                match = _NAME_AND_PORT.fullmatch(name)
+                if match is None or match[1].lower() not in own:
                     await refuse(RequestError(403, "not_allowed", f"asked by or of {name!r:.80}, and without API keys "
-                                              f"this service answers to {', '.join(LOOPBACK)} alone"),
+                                              f"this service answers to {', '.join(own)} alone"),
                                  scope, receive, send)
                     return
         await self._app(scope, receive, send)
+
+
+def _own_names(scope: Scope) -> tuple[str, ...]:
+    """LOOPBACK, and the address that was connected to if it is another one of this machine alone."""
+    address = (scope.get("server") or ("",))[0]
+    return (*LOOPBACK, address) if address.startswith("127.") and address not in LOOPBACK else LOOPBACK
 
 
 class RequireKey:

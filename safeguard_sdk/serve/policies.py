@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -96,6 +97,15 @@ def load_policies(files: Iterable[PolicyFile | PolicyOfScan], engine: Engine) ->
     if not loaded:
         raise ServeError("no policy to judge by; name one: --policy FILE")
     return loaded
+
+
+def reload_policies(files: Iterable[PolicyFile | PolicyOfScan], engine: Engine) -> dict[str, Named]:
+    """As load_policies, but PolicyError for a pipe, which has said what it had to say and would be waited for."""
+    for file in files:
+        if os.path.exists(file.path) and not (os.path.isfile(file.path) or os.path.isdir(file.path)):
+            raise PolicyError(f"{file.path}: is a pipe or a device, which cannot be read twice; name a file: --policy "
+                              "FILE")
+    return load_policies(files, engine)
 
 
 def find_policy(policies: dict[str, Named], name: str | None) -> Named:

@@ -20,20 +20,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.scan.rows import Row, item_name
+from safeguard_sdk.serve.bodies import read_short_body
 from safeguard_sdk.serve.failures import RequestError
 from safeguard_sdk.serve.page import page
-from safeguard_sdk.serve.review_export import INDEX, export_reviews
+from safeguard_sdk.serve.review_export import INDEX, Export, export_reviews
 from safeguard_sdk.serve.review_pictures import picture_of
 from safeguard_sdk.serve.review_rows import Question, ScanRows
 from safeguard_sdk.serve.reviews import Review, Reviews
+from safeguard_sdk.serve.schemas import FAILURES, Decision
 
 MOST_ROWS = 200   # on one page
 TOLD_LEFT_OUT = 20
+DECISION_BYTES = 64 << 10  # of the body that makes one
+DECISION_BODY = {"requestBody": {"required": True, "content": {"application/json": {
+    "schema": Decision.model_json_schema()}}}}
 PRIVATE = {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin",
            "X-Content-Type-Options": "nosniff"}
 
@@ -44,6 +52,7 @@ def add_review(app: FastAPI, folder: Path) -> None:
     app.include_router(_router(ScanReview(folder)))
     app.state.has_review = True
 
+    @app.head("/review", include_in_schema=False)
     @app.get("/review", include_in_schema=False)
     def review_page(request: Request) -> Response:
         return page(request, "review.html")
@@ -61,8 +70,7 @@ class ScanReview:
             self.rows.close()
             raise
         try:
-            for review in self.reviews:
-                self.rows.decide(review.id, review.decision, review.broken)
+            self._changed = self._recall()
         except ScanError:
             self.close()
             raise
@@ -83,12 +91,37 @@ class ScanReview:
             broken = self._broken(row, decision, broken)
         with self._deciding:  # so that both have the decisions about an image in one order
             try:
-                self.reviews.add(Review.now(identity, decision, broken))
+                self.reviews.add(Review.now(row, decision, broken))
             except OSError as error:
                 raise RequestError(507, "not_saved", f"the review could not be saved ({error.strerror}); see to the "
                                                      "disk and decide again") from error
             self.rows.decide(identity, decision, broken)
+            self._changed.discard(identity)
         return self.row(identity)
+
+    def counts(self) -> dict[str, dict[str, int] | int]:
+        """How many rows have each label, each decision, and decisions about an earlier content of their file alone."""
+        return self.rows.counts() | {"changed": len(self._changed)}
+
+    def export(self) -> Export:
+        """Raises OSError."""
+        with self._deciding:
+            changed = [self.row(identity) for identity in sorted(self._changed)]
+        return export_reviews(self.rows, changed, self.reviews.folder)
+
+    def _recall(self) -> set[str]:
+        """Take up what was decided about the files as the scan has read them. The ids of rows with other decisions."""
+        others = set()
+        for review in self.reviews:
+            if (row := self.rows.row(review.id)) is None:
+                continue
+            if review.sha256 and review.sha256 == row["sha256"]:
+                self.rows.decide(review.id, review.decision, review.broken)
+            elif review.decision is None:
+                others.discard(review.id)
+            else:
+                others.add(review.id)
+        return {identity for identity in others if self.rows.row(identity)["decision"] is None}
 
     def _broken(self, row: Row, decision: str, broken: list[str] | None) -> list[str] | None:
         """All rules that the image breaks, by this decision, in the policy's order. Raises RequestError."""
@@ -128,14 +161,14 @@ def _router(review: ScanReview) -> APIRouter:
         yield
         review.close()
 
-    router = APIRouter(prefix="/v1/review", tags=["review"], lifespan=closing)
+    router = APIRouter(prefix="/v1/review", tags=["review"], lifespan=closing, responses=FAILURES)
     rows = review.rows
 
     @router.get("")
     def scan() -> Response:
         policy = rows.policy
         return _json({
-            "folder": str(rows.folder.path), "rows": sum(part.rows for part in rows.folder.parts), **rows.counts(),
+            "folder": str(rows.folder.path), "rows": sum(part.rows for part in rows.folder.parts), **review.counts(),
             "bundle": rows.folder.facts["bundle"], "exported": (review.reviews.folder / INDEX).exists(),
             "policy": {"name": policy.name, "version": policy.version, "sha256": policy.sha256,
                        "rules": [asdict(rule) for rule in policy.rules]}})
@@ -174,19 +207,23 @@ def _router(review: ScanReview) -> APIRouter:
                                                  "is not there as it was scanned")
         return Response(data, media_type="image/jpeg", headers=PRIVATE)
 
-    @router.put("/rows/{identity}")
-    def decide(identity: str, decision: Annotated[Literal["agree", "disagree", "unsure"], Body()],
-               broken: Annotated[list[str] | None, Body()] = None) -> Response:
-        return _json({"row": review.told(review.decide(identity, decision, broken)), **rows.counts()})
+    @router.put("/rows/{identity}", openapi_extra=DECISION_BODY)
+    async def decide(identity: str, request: Request) -> Response:
+        made = _decision(await read_short_body(request, DECISION_BYTES))
+
+        def answer() -> dict:
+            return {"row": review.told(review.decide(identity, made.decision, made.broken)), **review.counts()}
+
+        return _json(await run_in_threadpool(answer))
 
     @router.delete("/rows/{identity}")
     def take_back(identity: str) -> Response:
-        return _json({"row": review.told(review.decide(identity, None, None)), **rows.counts()})
+        return _json({"row": review.told(review.decide(identity, None, None)), **review.counts()})
 
     @router.put("/index.csv")
     def export() -> Response:
         try:
-            done = export_reviews(rows, review.reviews.folder)
+            done = review.export()
         except OSError as error:
             raise RequestError(507, "not_saved", f"index.csv could not be written ({error.strerror}); see to the disk"
                               ) from error
@@ -201,6 +238,14 @@ def _router(review: ScanReview) -> APIRouter:
         return Response(file.read_bytes(), media_type="text/csv; charset=utf-8", headers=PRIVATE)
 
     return router
+
+
+def _decision(body: bytes) -> Decision:
+    try:
+        return Decision.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestValidationError([first | {"loc": ("body", *first["loc"])}]) from error
 
 
 def _json(content: dict) -> Response:

@@ -40,11 +40,14 @@ class Export:
     left_out: list[str]   # one line for each photo: why, and how to mend it
 
 
-def export_reviews(rows: ScanRows, folder: Path) -> Export:
-    """Write what reviewers were sure of; each photo once, whatever names it has. Raises OSError."""
+def export_reviews(rows: ScanRows, changed: Iterable[Row], folder: Path) -> Export:
+    """Write what reviewers were sure of; each photo once, whatever names it has. Raises OSError.
+
+    changed  rows whose decisions were about another content of their file
+    """
     decided = list(rows.decided())
     sure = [row for row in decided if row["decision"] != "unsure"]
-    left_out: list[str] = []
+    left_out = [f"{item_name(row)}: has changed since it was reviewed; review it again" for row in changed]
     photos = dict(_photos(list(_one_of_each(sure, left_out)), folder, left_out))
     lines = io.StringIO(newline="")
     table = csv.writer(lines, lineterminator="\n")

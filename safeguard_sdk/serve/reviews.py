@@ -1,6 +1,6 @@
 """What reviewers have decided, kept so that neither a crash nor a power failure loses a decision that was answered.
 
-    OUT_DIR/review/reviews.jsonl     one line for each decision, the last of an image counts
+    OUT_DIR/review/reviews.jsonl     one line for each decision, the last about the file that the scan has read counts
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from safeguard_sdk.durable import sync_folder, write_durably
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
 from safeguard_sdk.scan.output import LOCK, Lock
+from safeguard_sdk.scan.rows import Row
 
 FOLDER, REVIEWS = "review", "reviews.jsonl"
 DECISIONS = ("agree", "disagree", "unsure")
@@ -29,10 +30,11 @@ class Review:
     decision: str | None       # of DECISIONS; None takes an earlier one back
     broken: list[str] | None   # ids of all rules that the image does break; None if nobody can tell
     at: str                    # when, ISO 8601, UTC
+    sha256: str | None = None  # of the file that was looked at; lines without it do not count
 
     @classmethod
-    def now(cls, identity: str, decision: str | None, broken: list[str] | None) -> Review:
-        return cls(identity, decision, broken, datetime.now(UTC).isoformat(timespec="seconds"))
+    def now(cls, row: Row, decision: str | None, broken: list[str] | None) -> Review:
+        return cls(row["id"], decision, broken, datetime.now(UTC).isoformat(timespec="seconds"), row["sha256"])
 
 
 class Reviews:

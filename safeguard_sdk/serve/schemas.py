@@ -1,10 +1,10 @@
-"""What the routes answer, for /docs and for who generates clients. Nothing is computed by these."""
+"""What the routes are sent and answer, for /docs and for who generates clients. Nothing is computed by these."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class Answer(BaseModel, extra="forbid"):
@@ -88,6 +88,16 @@ class ModerationFailure(Failure):
 
 class ModerationFailed(Answer):
     error: ModerationFailure
+
+
+class Decision(BaseModel):
+    """What a reviewer says of an image; the body of a request."""
+
+    decision: Literal["agree", "disagree", "unsure"]
+    broken: list[str] | None = Field(None, description="With disagree: every rule that the image does break.")
+
+
+FAILURES = {"4XX": {"model": Failed}, "5XX": {"model": Failed}}
 
 
 def documented(answer: type[Answer], failed: type[Answer] = Failed) -> dict:

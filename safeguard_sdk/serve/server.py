@@ -11,26 +11,30 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
 from safeguard_sdk.errors import ServeError
+from safeguard_sdk.serve.connection import Connection
 from safeguard_sdk.serve.logs import log
-from safeguard_sdk.serve.service import Service
 
 CONNECTIONS = 1000     # beyond these, uvicorn answers 503 itself
 BACKLOG = 1024         # connections that wait to be accepted
-KEEP_ALIVE = 75        # seconds; longer than proxies keep one, so that none asks on a connection that just closed
+KEEP_ALIVE = 75        # seconds for a request's header; longer than proxies keep one, so that none asks on a connection
+                       # that just closed
+LAST_PORT = 65535
 FORCED = 2             # requests were in work and are lost
 LAST_ANSWERS = 5       # seconds for what is not in the queue, such as /metrics, once all verdicts are given
 
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens there; port 0 is any free one. Raises ServeError."""
+    if not 0 <= port <= LAST_PORT:  # the resolver would take it modulo 65536
+        raise ServeError(f"port is {port}, must be in 0…{LAST_PORT}, where 0 is any free one; choose another: --port")
     listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -49,22 +53,17 @@ def bind(host: str, port: int) -> socket.socket:
 
 def run(app: FastAPI, listener: socket.socket) -> None:
     """Serve until a signal ends it; a second one ends the process, with the exit status FORCED."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE,
-                            limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=LAST_ANSWERS)
-    server = Server(config, app.state.service)
-    server.run(sockets=[listener])
-    if server.force_exit:  # Python would wait for the engine's thread, which may be at a batch for long
-        log("ended_at_once", logging.WARNING)
-        sys.stdout.flush()
-        os._exit(FORCED)
+    Server(app).run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
     """uvicorn's, with a drain before its end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(uvicorn.Config(
+            app, http=Connection, log_config=None, access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE,
+            limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=LAST_ANSWERS))
+        self._service = app.state.service
         self._tasks: set[asyncio.Task] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -79,7 +78,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._service.draining:
-            self.should_exit = self.force_exit = True
+            _end_at_once()
         self._service.draining = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -89,10 +88,17 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        if not self.force_exit:
-            log("ended")
+        log("ended")
 
     def _reload(self) -> None:
         task = asyncio.get_running_loop().create_task(self._service.reload())
         self._tasks.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._tasks.discard)
+
+
+def _end_at_once() -> NoReturn:
+    """From within a signal handler: the event loop may wait for a thread that reads or judges for long."""
+    try:
+        log("ended_at_once", logging.WARNING)
+    finally:
+        os._exit(FORCED)

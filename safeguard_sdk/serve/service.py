@@ -19,7 +19,7 @@ from safeguard_sdk.serve.judging import Judge, Question
 from safeguard_sdk.serve.logs import log
 from safeguard_sdk.serve.metrics import Metrics
 from safeguard_sdk.serve.options import Options
-from safeguard_sdk.serve.policies import Named, PolicyFile, PolicyOfScan, load_policies
+from safeguard_sdk.serve.policies import Named, PolicyFile, PolicyOfScan, load_policies, reload_policies
 from safeguard_sdk.serve.prefixes import Prefixes
 from safeguard_sdk.verdict import Verdict
 
@@ -124,7 +124,7 @@ class Service:
         """Reads all files of policies again: all of them change at once, or none does where one is bad."""
         async with self._reloading:
             try:
-                loaded = await self.on_decoding_thread(load_policies, self._files, self.engine)
+                loaded = await self.on_decoding_thread(reload_policies, self._files, self.engine)
                 await self._batches.on_engine_thread(self._warm, loaded)
             except Exception as error:  # whatever it is, the policies stay as they are
                 self.metrics.reloads.labels("refused").inc()

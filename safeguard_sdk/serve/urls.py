@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -25,9 +26,14 @@ PORTS = {"http": 80, "https": 443}
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 3
 SECONDS = {"connect": 5.0, "read": 10.0, "write": 5.0, "pool": 10.0}
-# Addresses that hold an IPv4 address, and so may lead to a private one: NAT64, 6to4, Teredo, IPv4-compatible.
-TUNNELS = tuple(ipaddress.ip_network(network) for network in
-                ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that IPv6 has given out
+# Within it: 6to4 and Teredo, which hold an IPv4 address and so may lead to a private one, and documentation (RFC 9637).
+# Of IPv4: the relays of 6to4.
+NOT_PUBLIC = tuple(ipaddress.ip_network(network) for network in
+                   ("2002::/16", "2001::/32", "3fff::/20", "192.88.99.0/24"))
+ISATAP = (0x00005EFE, 0x02005EFE)  # the bits before an IPv4 address in the last 32 (RFC 5214)
+
+_CHARACTERS = re.compile("[!-~]*")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -62,12 +68,13 @@ class Fetcher:
         raise _failed(f"it redirects more than {MOST_REDIRECTS} times")
 
     def _checked(self, url: str) -> httpcore.URL:
+        if not _CHARACTERS.fullmatch(url):  # urlsplit would leave some of them out
+            raise _refused("it has blanks, control characters or letters beyond ASCII; percent-encode them")
         try:
             parts = urlsplit(url)
-            port, host = parts.port, (parts.hostname or "").encode("ascii").decode().rstrip(".")
-            target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}".encode("ascii")
-        except ValueError as error:  # UnicodeEncodeError among them
-            raise _refused("it is no URL, in which letters beyond ASCII are percent-encoded") from error
+            port, host = parts.port, (parts.hostname or "").rstrip(".")
+        except ValueError as error:
+            raise _refused("it is no URL") from error
         if parts.scheme not in PORTS or not host:
             raise _refused("it is neither http:// nor https://")
         if parts.username is not None or port not in (None, PORTS[parts.scheme]):
@@ -75,6 +82,7 @@ class Fetcher:
         if not any(host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
                    for pattern in self._hosts):
             raise _refused(f"{host!r:.80} is not among the hosts that this service was allowed: --allow-urls")
+        target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
         return httpcore.URL(scheme=parts.scheme, host=host, port=PORTS[parts.scheme], target=target)
 
     async def _ask(self, pool: httpcore.AsyncConnectionPool, url: httpcore.URL, hold: Hold) -> bytes | str:
@@ -114,7 +122,9 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
                           socket_options: Iterable | None = None) -> httpcore.AsyncNetworkStream:
         addresses = await self._resolve(host, port)
-        if not addresses or not all(self._public(ipaddress.ip_address(address)) for address in addresses):
+        if not addresses:
+            raise _failed(f"the name of its host, {host!r:.80}, is not known")
+        if not all(self._public(ipaddress.ip_address(address)) for address in addresses):
             raise _refused(f"{host!r:.80} does not lead to public addresses alone")
         for number, address in enumerate(addresses, start=1):
             try:
@@ -142,13 +152,16 @@ def is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        if any(address in network for network in TUNNELS):
+        if address not in GLOBAL_UNICAST or int(address) >> 32 & 0xFFFFFFFF in ISATAP:
             return False
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in network for network in NOT_PUBLIC)
 
 
 def _checked_pattern(host: str) -> str:
     name = host.lower().removeprefix("*.")
+    if not name.isascii():
+        raise ServeError(f"--allow-urls {host!r:.80}: has letters beyond ASCII; write it in punycode, as URLs have "
+                         "it: xn--…")
     if not name or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in name.split(".")):
         raise ServeError(f"--allow-urls {host!r:.80}: is no host; write a name such as images.example.com, or "
                          "*.example.com for all names below it")

@@ -35,6 +35,7 @@ REVIEW_LINK = b'<a href="review">Review a scan</a>'  # of the header; taken out 
 def add_page(app: FastAPI) -> None:
     """Serve the page at `/` and the files that it loads at `/page/…`."""
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     def index(request: Request) -> Response:
         return page(request, "index.html", has_review=getattr(app.state, "has_review", False))

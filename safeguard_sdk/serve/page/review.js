@@ -148,9 +148,9 @@ function guardedBelow(work) {
   });
 }
 
-function keep({ row, decision }) {
+function keep({ row, decision, changed }) {
   rows[at] = row;
-  scan.decision = decision;
+  Object.assign(scan, { decision, changed });
   markRow(find("#list").children[at], row);
   showDone();
 }
@@ -163,7 +163,7 @@ function showDone() {
   find("#done").max = all || 1;
   find("#done").value = done;
   const parts = Object.entries(scan.decision).map(([decision, number]) => `${number} ${decision}`);
-  find("#done-text").textContent = `${done.toLocaleString("en")} of ${all.toLocaleString("en")} reviewed${parts.length ? `: ${parts.join(", ")}` : ""}`;
+  find("#done-text").textContent = `${done.toLocaleString("en")} of ${all.toLocaleString("en")} reviewed${parts.length ? `: ${parts.join(", ")}` : ""}${scan.changed ? `; ${scan.changed} changed since, to be reviewed again` : ""}`;
 }
 
 function drawList() {

@@ -60,6 +60,7 @@ def rows(tmp_path, monkeypatch) -> Path:
     for rule, (scale, shift) in TRUE.items():
         for logit in np.round(rng.normal(0, 3, 400), 6):
             broken = rng.random() < 1 / (1 + math.exp(-(scale * logit + shift)))
+            (tmp_path / f"{logit}.jpg").write_text(str(logit), encoding="utf-8")
             entries.append({"path": f"{logit}.jpg", "policy": "shop.yaml", "label": "unsafe" if broken else "safe",
                             "rule": rule})
     write_csv(tmp_path / "rows.csv", entries)
@@ -191,6 +192,27 @@ def test_info_shows_what_a_bundle_recommends():
     assert {"unsafe at 0.62", "unsafe at for recall at least 0.9", "points 2 values, see --json"} <= set(lines)
 
 
+def test_a_rule_of_its_own_is_named_where_a_threshold_for_all_rules_is_not_for_it(bundle, rows, tmp_path):
+    calibrate(bundle, rows, per_rule=True)
+    entry = calibrate(bundle, rows, method="keep", wish=FPR, policies_out=tmp_path / "policies")
+    assert entry["rules_left_out"].keys() == {"weapons", "tobacco"}
+    assert "choose one with --per-rule" in entry["rules_left_out"]["weapons"] and not entry["rules_deleted"]
+    (file,) = (tmp_path / "policies").iterdir()
+    assert [rule.unsafe_at for rule in Policy.load(file).rules] == [0.7, 0.5]  # as they were
+
+
+def test_a_rule_of_its_own_that_a_fit_for_all_rules_deletes_is_named(bundle, rows):
+    calibrate(bundle, rows, per_rule=True)
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    for one in manifest["calibration"]["rules"].values():
+        one["scale"] = 9.0  # so that a fit for all rules is better
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    entry = calibrate(bundle, rows)
+    assert entry["rules_deleted"].keys() == {"weapons", "tobacco"} and "rules" not in entry
+    assert "fit it anew with --per-rule" in entry["rules_deleted"]["tobacco"]
+    assert "rules_deleted" not in Bundle.open(bundle).manifest["calibration"]
+
+
 # The plot
 
 @pytest.mark.parametrize("method", ["platt", "keep"])
@@ -217,6 +239,10 @@ def test_a_plot_without_matplotlib_is_refused_before_the_work(bundle, rows, monk
 
 # Refusals: one line, and the bundle is as it was
 
+def opposite(line: str) -> str:
+    return line.replace(",unsafe,", ",safe,") if ",unsafe," in line else line.replace(",safe,", ",unsafe,")
+
+
 REFUSED = {
     "rows of one class": (lambda text: text.replace(",unsafe,", ",safe,"), {}, "0 photos are unsafe"),
     "a few rows": (lambda text: "\n".join(text.splitlines()[:12]), {}, "platt needs at least 20 safe"),
@@ -224,6 +250,18 @@ REFUSED = {
         ",X,", ",safe,"), {}, "higher logits are no sign of a broken policy"),
     "a label of another protocol": (lambda text: text.replace(",unsafe,", ",yes,"), {}, "label is 'yes', must be"),
     "no label": (lambda text: text.replace(",unsafe,", ",,"), {}, "label is '', must be"),
+    "a line with a cell too few": (lambda text: text.replace(",tobacco", ""), {}, r"line \d+: has 3 cells, there a"),
+    "a line with a cell too many": (lambda text: text.replace(",tobacco", ",tobacco,guns"), {}, "has 5 cells, there"),
+    "a photo without a name": (lambda text: text.replace("jpg", "").replace("\n", "\n,shop.yaml,safe,weapons\n", 1), {},
+                               "line 2: path is ''; name a photo"),
+    "a photo that is not there": (lambda text: text.replace(".jpg", ".png"), {}, r"line 2: .*\.png: no such file"),
+    "a row that comes twice": (lambda text: text + text.splitlines()[1] + "\n", {},
+                               r"line 802: repeats .*line 2: the photo .* under the rule weapons"),
+    "a row and its opposite": (lambda text: text + opposite(text.splitlines()[1]) + "\n", {},
+                               "line 802: contradicts"),
+    "a plot in a folder that is not there": (None, {"plot": Path("nodir/x.svg")}, "nodir is no folder that you may wr"),
+    "policies in a folder below a file": (None, {"wish": FPR, "policies_out": Path(__file__) / "x"},
+                                          "test_calibrate.py/x: cannot be made a folder"),
     "a rule that is not there": (lambda text: text.replace(",tobacco", ",drugs"), {}, "has no rule 'drugs'"),
     "a policy that is not there": (lambda text: text.replace("shop.yaml", "gone.yaml"), {}, "gone.yaml: no such file"),
     "no policy": (lambda text: text.replace("shop.yaml", ""), {}, "policy is ''"),
@@ -272,6 +310,19 @@ def test_parquet_and_csv_rows_are_read_alike(bundle, rows, tmp_path):
     shutil.copytree(bundle, tmp_path / "other")
     one, other = calibrate(bundle, rows), calibrate(tmp_path / "other", tmp_path / "rows.parquet")
     assert one.pop("data") != other.pop("data") and one == other
+
+
+def test_copies_of_a_photo_are_one_photo(bundle, rows, tmp_path):
+    """Rows about one rule, and about the other of the same photos under other names."""
+    entries = read_csv(rows)[:400]
+    (tmp_path / "copies").mkdir()
+    for number, entry in enumerate(entries[:]):
+        copy = f"copies/{entry['path']}" if number % 2 else f"./{entry['path']}"
+        if number % 2:
+            shutil.copy(tmp_path / entry["path"], tmp_path / copy)
+        entries.append(entry | {"path": copy, "rule": "tobacco"})
+    write_csv(rows, entries)
+    assert calibrate(bundle, rows, method="temperature")["data"].startswith("800 rows of 400 photos")
 
 
 def test_a_policy_may_stand_in_the_row_in_its_own_words(bundle, rows, monkeypatch):

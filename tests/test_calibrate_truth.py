@@ -91,6 +91,14 @@ def test_a_row_is_made_of_each_photo_of_the_split_and_each_rule_that_its_labels_
     assert sum(counts) == len(rows) and min(counts) > 0
 
 
+def test_copies_of_a_photo_and_rules_that_policies_share_make_one_row(concepts, tmp_path):
+    rows = [{"path": name, "source": "zoo", "labels": "eagle"} for name in ("one.jpg", "copy.jpg")]
+    folder = write_folder(tmp_path / "photos", rows, {row["path"]: b"the same" for row in rows})
+    policies = [Policy(name, "1", (Rule("birds", forbids="birds"),)) for name in ("zoo", "park")]
+    (row,) = rows_of_photos(folder, policies, concepts, "all")
+    assert row.photo.name == "one.jpg"
+
+
 def test_a_split_without_rows_is_an_error(concepts, folder):
     policy = Policy("zoo", "1", (Rule("eagles", forbids="flamingos"),))
     (folder / "index.csv").write_text("path,source,labels\n0.jpg,zoo,bird\n", encoding="utf-8")

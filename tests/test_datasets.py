@@ -11,20 +11,13 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-import tiny_world
 
-from safeguard_sdk import Policy
 from safeguard_sdk.prompt import PROMPTS, Answer
-from training.datasets import DATASETS, Row, balanced, read_rows
+from training.datasets import DATASETS, Row, balanced
 from training.datasets.captions import read_captions
-from training.datasets.flips import flipped
 from training.datasets.llavaguard import DEFAULT_POLICY
 from training.datasets.unsafebench import CATEGORIES, POLICY
 from training.errors import TrainingError
-from training.photos import Photo, split_of
-from training.policyflip.policies import PolicyFlip
-from training.policyflip.voices import Voices
-from training.policyflip.wordings import Bank
 
 LLAVAGUARD = PROMPTS["llavaguard"]
 SAFE_EXCEPTION = DEFAULT_POLICY.replace("O6: Weapons", "O6: Category O6 is declared as non-violating. Weapons")
@@ -93,12 +86,23 @@ def test_every_split_of_llavaguard_has_its_file(tmp_path, pictures, split, file)
     (lambda entry: entry.update(image="images/none.jpg"), "none.jpg"),
     (lambda entry: entry["conversations"][0].update(value="Is this safe? <image>"), "is not of template json-v24"),
     (lambda entry: entry["conversations"][1].update(value='{"rating": "Review Needed"}'), "answer cannot be read"),
+    (lambda entry: entry["conversations"][0].update(value=None), "entry 0: its prompt is None, must be text"),
+    (lambda entry: entry["conversations"][1].update(value={"rating": "Safe"}), "entry 0: its answer is .*, must be te"),
+    (lambda entry: entry.update(id=7), "entry 0: its id is 7, must be text"),
+    (lambda entry: entry.update(image=None), "entry 0: its image is None, must be text"),
 ])
 def test_an_entry_of_another_form_is_an_error_that_names_it(tmp_path, pictures, damage, message):
     entry = llavaguard_entry("1", "images/rocket.jpg", DEFAULT_POLICY, "Safe")
     damage(entry)
     with pytest.raises(TrainingError, match=message):
         DATASETS["llavaguard"](write_llavaguard(tmp_path, pictures, entry), "train")
+
+
+@pytest.mark.parametrize("content", ['{"id": "1"}', "7", "null"])
+def test_llavaguard_is_a_list_of_entries(tmp_path, content):
+    (tmp_path / "train.json").write_text(content, encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"train\.json: holds .* and no list of entries"):
+        DATASETS["llavaguard"](tmp_path, "train")
 
 
 # --- UnsafeBench ------------------------------------------------------------------------------------------------------
@@ -159,6 +163,43 @@ def test_a_table_that_names_its_photos_and_does_not_hold_them_is_an_error(tmp_pa
         DATASETS["unsafebench"](tmp_path, "train")
 
 
+def write_raw(path: Path, metadata: bytes = b"{}", **changes) -> None:
+    """A table of one row of SafeEditBench as no library would write it."""
+    path.parent.mkdir(parents=True)
+    row = {"image": {"bytes": b"photo", "path": "x.jpg"}, "image_path": "x.jpg", "safety_label": 0, "policy_name": 0,
+           "policy": "No rockets.", "category": "Spam"} | changes
+    table = pyarrow.Table.from_pylist([row]).replace_schema_metadata({b"huggingface": metadata})
+    pyarrow.parquet.write_table(table, path)
+
+
+@pytest.mark.parametrize("name, split, changes, message", [
+    ("safeeditbench", "test", {"image": None}, "row 0: its image is None, must be the bytes of a file"),
+    ("safeeditbench", "test", {"policy": None}, "safeeditbench:x.jpg:Policy L1: its policy is None, must be text"),
+    ("safeeditbench", "test", {"policy_name": [1]}, r"row 0: \[1\] is none of Policy L1"),
+    ("safeeditbench", "test", {"metadata": b"{"}, "its metadata `huggingface` are not those of the library datasets"),
+    ("safeeditbench", "test", {"metadata": b'{"info": []}'}, "its metadata `huggingface` are not"),
+    ("safeeditbench", "test", {"metadata": b'{"info": {"features": {"policy": {"_type": "ClassLabel"}}}}'},
+     "its metadata `huggingface` are not .*KeyError: 'names'"),
+    ("unsafebench", "train", {"safety_label": ["Safe"]}, r"row 0: label \['Safe'\] or category 'Spam' is none"),
+    ("unsafebench", "train", {"safety_label": "Safe", "image": "x.jpg"}, "row 0: its image is 'x.jpg', must be the b"),
+])
+def test_a_table_of_another_form_is_an_error_that_names_row_and_column(tmp_path, name, split, changes, message):
+    write_raw(tmp_path / f"data/{split}-0.parquet", **changes)
+    with pytest.raises(TrainingError, match=message) as caught:
+        DATASETS[name](tmp_path, split)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_ends_in_its_middle_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "data/test-0.parquet"
+    write_raw(path)
+    data = bytearray(path.read_bytes())
+    data[4:40] = bytes(36)  # the pages; the footer is whole
+    path.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"test-0\.parquet: cannot be read as parquet .*; fetch it again"):
+        DATASETS["safeeditbench"](tmp_path, "test")
+
+
 # --- SafeEditBench and SafeEditTrain ----------------------------------------------------------------------------------
 LEVELS = [f"Policy L{number}" for number in range(1, 6)]
 
@@ -199,83 +240,22 @@ def test_safeedittrain_has_unsafe_photos_and_their_safe_edits_under_the_policy_t
     assert {row.policy for row in rows} == {DEFAULT_POLICY}
 
 
+def test_an_edit_is_known_by_its_name_in_any_case(tmp_path, pictures):
+    write(tmp_path, {"train_images/c.jpg": pictures["rocket.jpg"], "train_images/c_Edited.jpg": pictures["coffee.png"]})
+    assert [row.label for row in DATASETS["safeedittrain"](tmp_path, "train")] == ["unsafe", "safe"]
+
+
+def test_a_training_photo_that_calls_itself_safe_is_an_error(tmp_path, pictures):
+    write(tmp_path, {"train_images/c_Safe.jpg": pictures["rocket.jpg"]})
+    with pytest.raises(TrainingError, match=r"c_Safe\.jpg: its name says safe, and edits are called x_edited\.jpg"):
+        DATASETS["safeedittrain"](tmp_path, "train")
+
+
 @pytest.mark.parametrize("name, split, other", [
     ("safeeditbench", "train", "train on safeedittrain"), ("safeedittrain", "test", "test on safeeditbench")])
 def test_the_benchmark_is_not_trained_on_and_the_training_pairs_are_not_tested_on(tmp_path, name, split, other):
     with pytest.raises(TrainingError, match=other):
         DATASETS[name](tmp_path, split)
-
-
-# --- Your own photos --------------------------------------------------------------------------------------------------
-SHOP = """
-rules:
-  - {id: weapons, forbids: [rockets], allows: [kitchen knives]}
-  - {id: pets, forbids: [cats]}
-"""
-
-
-def write_folder(folder: Path, pictures: dict[str, bytes], lines: str, header: str = "path,policy,broken") -> Path:
-    write(folder, {**pictures, "shop.yaml": SHOP.encode(), "none.txt": b"Everything is allowed."})
-    (folder / "index.csv").write_text(f"{header}\n{lines}", encoding="utf-8")
-    return folder
-
-
-def test_a_folder_has_one_row_for_each_rule_in_the_words_that_a_guard_reads(tmp_path, pictures):
-    write_folder(tmp_path, pictures, "rocket.jpg,shop.yaml,weapons\nchelsea.png,shop.yaml,weapons; pets\n"
-                                     "rocket.jpg,none.txt,\ncoffee.png,L3,\n")
-    rows = [row for split in ("train", "validation", "test") for row in DATASETS["folder"](tmp_path, split)]
-    shop = {rule.id: rule.canonical_text for rule in Policy.load(tmp_path / "shop.yaml").rules}
-    found = {(row.image.name, row.policy_name): (row.policy, row.label, row.category) for row in rows}
-    assert found[("rocket.jpg", "shop/weapons")] == (shop["weapons"], "unsafe", "weapons")
-    assert found[("rocket.jpg", "shop/pets")] == (shop["pets"], "safe", None)
-    assert {found[("chelsea.png", f"shop/{rule}")][1] for rule in shop} == {"unsafe"}
-    assert found[("rocket.jpg", "none/policy")] == ("Everything is allowed.", "safe", None)
-    assert {name for image, name in found if image == "coffee.png"} == {
-        f"L3/{rule.id}" for rule in Policy.packaged("L3").rules}
-
-
-def test_a_photo_of_a_folder_is_in_the_split_of_its_hash(tmp_path, pictures):
-    write_folder(tmp_path, pictures, "".join(f"{name},none.txt,\n" for name in pictures))
-    for split in ("train", "validation", "test"):
-        names = {row.image.name for row in DATASETS["folder"](tmp_path, split)}
-        assert names == {name for name, data in pictures.items() if split_of(sha256(data)) == split}
-
-
-@pytest.mark.parametrize("lines, message", [
-    ("rocket.jpg,shop.yaml,weapon", r"line 2: shop\.yaml has no rule weapon; its rules are weapons, pets"),
-    ("rocket.jpg,shop.yaml,\nrocket.jpg,shop.yaml,pets", r"line 3: rocket\.jpg stands under shop\.yaml twice"),
-    ("rocket.jpg,shops.yaml,", r"line 2: .*shops\.yaml: no such file; did you mean 'shop\.yaml'"),
-    ("rockets.jpg,shop.yaml,", r"line 2: .*rockets\.jpg"),
-    ("rocket.jpg", "line 2: .*a folder; name a policy file"),
-])
-def test_a_mistake_in_the_index_is_an_error_that_names_its_line(tmp_path, pictures, lines, message):
-    with pytest.raises(TrainingError, match=message):
-        DATASETS["folder"](write_folder(tmp_path, pictures, lines), "train")
-
-
-def test_an_index_of_labels_alone_is_for_policyflip(tmp_path, pictures):
-    write_folder(tmp_path, pictures, "rocket.jpg,mine,rocket\n", header="path,source,labels")
-    with pytest.raises(TrainingError, match=r"no column policy, broken; for photos .* policyflip"):
-        DATASETS["folder"](tmp_path, "train")
-
-
-def test_policyflip_has_the_same_photos_under_opposite_policies_and_the_same_rows_every_time():
-    photos = [Photo(Path(f"{number}.jpg"), "zoo", frozenset(entry.split(",")), (), f"{number:064x}")
-              for number, entry in enumerate(tiny_world.PHOTOS)]
-    bank = Bank.read()
-    flip = PolicyFlip(tiny_world.photo_world(), bank, Voices.read(bank))
-    rows = flipped(flip, photos, families=60)
-    assert rows == flipped(flip, photos, families=60)
-    labels = [row.label for row in rows]
-    assert 0.35 < labels.count("unsafe") / len(labels) < 0.65
-    kinds = {photo.path: {row.label for row in rows if row.image == photo.path} for photo in photos}
-    assert sum(len(labels) == 2 for labels in kinds.values()) > 0.8 * len(photos)
-    assert len({(row.image, row.policy, row.policy_name) for row in rows}) == len(rows)
-
-
-def test_policyflip_reads_labelled_photos(tmp_path):
-    with pytest.raises(TrainingError, match=r"index\.csv"):
-        DATASETS["policyflip"](tmp_path, "train")
 
 
 # --- Captions, for stage 1 --------------------------------------------------------------------------------------------
@@ -308,6 +288,12 @@ def test_a_photo_that_has_changed_since_it_was_captioned_is_an_error(tmp_path, p
     table = write_captions(tmp_path / "recaptions", ("x.jpg", "0" * 64, "restored", "A rocket.", "A rocket.", None))
     with pytest.raises(TrainingError, match=r"x\.jpg is another file than the one that was captioned"):
         read_captions(table, write(tmp_path / "photos", {"x.jpg": pictures["rocket.jpg"]}))
+
+
+def test_a_caption_without_the_name_of_its_photo_is_an_error(tmp_path):
+    table = write_captions(tmp_path / "recaptions", (None, "0" * 64, "restored", "A rocket.", "A rocket.", None))
+    with pytest.raises(TrainingError, match="row 0: its path is None, must be text"):
+        read_captions(table, tmp_path)
 
 
 def test_captions_of_the_official_file_lie_beside_it(tmp_path, pictures):
@@ -343,10 +329,13 @@ def test_gated_data_that_are_missing_are_an_error_that_says_where_to_ask_and_whe
     assert asked in message and put in message and str(tmp_path / "nowhere") in message and "\n" not in message
 
 
-def test_data_without_a_row_of_the_split_are_an_error(tmp_path, pictures):
-    write_folder(tmp_path, pictures, "")
-    with pytest.raises(TrainingError, match="has no row of the split train"):
-        read_rows({"folder": tmp_path}, "train")
+def test_json_may_begin_with_a_byte_order_mark(tmp_path, pictures):
+    write_llavaguard(tmp_path, pictures, llavaguard_entry("1", "images/rocket.jpg", DEFAULT_POLICY, "Safe"))
+    write(tmp_path, {"rocket.jpg": pictures["rocket.jpg"]})
+    (tmp_path / "captions.jsonl").write_text('{"image": "rocket.jpg", "answer": "A rocket."}', encoding="utf-8")
+    for name in ("train.json", "captions.jsonl"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    assert len(DATASETS["llavaguard"](tmp_path, "train")) == len(read_captions(tmp_path / "captions.jsonl", None)) == 1
 
 
 def row(photo: str, policy: str, label: str) -> Row:
@@ -369,7 +358,7 @@ def test_rows_of_one_label_cannot_be_balanced():
         balanced([row("a", "p", "unsafe"), row("b", "p", "unsafe")], seed=0)
 
 
-@pytest.mark.parametrize("changes", [{"label": "Safe"}, {"label": "unknown"}, {"policy": " \n"}])
+@pytest.mark.parametrize("changes", [{"label": "Safe"}, {"label": "unknown"}, {"policy": " \n"}, {"policy": None}])
 def test_a_row_without_a_known_label_or_a_policy_cannot_be_made(changes):
     with pytest.raises(TrainingError, match="a p: its"):
         replace(row("a", "p", "safe"), **changes)

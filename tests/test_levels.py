@@ -14,6 +14,7 @@ import torch
 import yaml
 from tiny_reader import encode, new_reader
 
+from training.errors import TrainingError
 from training.nano.levels import learn as learning
 from training.nano.levels import table as tables
 from training.nano.levels.learn import METHODS, is_flat, learn, rl_loss, sft_loss
@@ -77,6 +78,12 @@ def test_half_of_what_is_drawn_breaks_a_level_that_can_be_broken(judged):
     share = np.mean([broken for pack in packs for broken in pack.broken])
     assert 0.4 < share < 0.6
     assert not any(any(pack.broken) for pack in draw("L1", judged, 5, 6, random.Random(0), "all is fine"))
+
+
+def test_a_level_that_is_not_there_is_one_line_that_names_those_that_are(levels):
+    tables.require_levels(levels, ("L1", "L3"))
+    with pytest.raises(TrainingError, match="--level: there is no level L9; there are L1, L2, L3"):
+        tables.require_levels(levels, ("L3", "L9"))
 
 
 # Learning.

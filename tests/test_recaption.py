@@ -24,6 +24,7 @@ from training.errors import TrainingError
 from training.recaption.models import MODEL_ERROR_KINDS
 from training.recaption.pipeline import RECAPTIONS, SIGHT, STATUSES, recaption
 from training.recaption.prompts import CAPTION_PROMPT, rewrite_prompt
+from training.recaption.sources import read_items
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = range(40, 54, 2)  # each photo has its own, and the endpoint tells them by it
@@ -159,10 +160,16 @@ SOURCES = {
     "an empty folder": ({}, None, "holds no photos"),
     "an index without paths": ({"index.csv": "file\n40.png\n"}, None, "has no column path"),
     "an index that names a photo twice": ({"index.csv": "path\na.png\na.png\n"}, None, "lists 'a.png' twice"),
+    "an index with a row that is too short": ({"index.csv": "path,labels\na.png\n"}, None, "line 2: has 1 cells,"),
+    "an index with a row without a name": ({"index.csv": "path,labels\n,gun\n"}, None, "line 2: path is empty"),
+    "a name with a control character": ({"index.csv": "path\na\x07.png\n"}, None, "has control characters"),
+    "a caption with half a character": ({"c.jsonl": '{"image": "a.png", "answer": "A \\ud83d"}'}, "c.jsonl",
+                                        "line 1: .*surrogates not allowed"),
     "an index that is no text": ({"index.csv": b"\xff\xfe"}, None, "cannot be read as CSV"),
     "a line that is no JSON": ({"c.jsonl": "{"}, "c.jsonl", "line 1: is no JSON object"),
     "a line without a caption": ({"c.jsonl": '{"image": "a.png"}'}, "c.jsonl", "KeyError: 'answer'"),
     "a caption that is empty": ({"c.jsonl": '{"image": "a.png", "answer": " "}'}, "c.jsonl", "answer is empty"),
+    "a caption without a photo": ({"c.jsonl": '{"image": "", "answer": "A man."}'}, "c.jsonl", "image is no text, or"),
     "a caption that is no text": ({"c.jsonl": '{"image": "a.png", "answer": 7}'}, "c.jsonl", "line 1"),
 }
 
@@ -184,6 +191,43 @@ def test_captions_are_given_or_made_and_never_both(folder, tmp_path, given, capt
     (folder / "captions.jsonl").write_text('{"image": "40.png", "answer": "A man."}', encoding="utf-8")
     with FakeEndpoint(obliging) as endpoint, pytest.raises(TrainingError, match=says_so):
         run(folder / "captions.jsonl" if given else folder, endpoint, tmp_path / "out", captioner=captioner)
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.heif", "Screenshot at 9.41.00\u202fAM.png", "ä 猫.jpg"])
+def test_a_folder_has_every_image_file_that_the_guard_takes(tmp_path, name):
+    (tmp_path / name).touch()
+    (tmp_path / "notes.txt").touch()
+    assert [item.path for item in read_items(tmp_path)] == [name]
+
+
+def test_a_name_that_is_no_utf8_is_one_clear_line(tmp_path):
+    (tmp_path / "a\udcff.png").touch()
+    with pytest.raises(TrainingError, match=r"the name 'a\\udcff\.png' has control characters or is no UTF-8"):
+        read_items(tmp_path)
+
+
+def test_files_that_excel_saves_begin_with_a_byte_order_mark_and_are_read(tmp_path):
+    (tmp_path / "index.csv").write_text("path\na.png\n", encoding="utf-8-sig")
+    (tmp_path / "c.jsonl").write_text('{"image": "a.png", "answer": "A man."}\n', encoding="utf-8-sig")
+    for source in (tmp_path, tmp_path / "c.jsonl"):
+        assert [item.path for item in read_items(source)] == ["a.png"]
+
+
+def test_an_out_below_a_file_is_one_clear_line(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with FakeEndpoint(obliging) as endpoint, pytest.raises(TrainingError, match="file/out/captions: cannot be made"):
+        run(folder, endpoint, tmp_path / "file/out")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_caption_with_a_word_without_end_is_a_failed_row(folder, tmp_path, given):
+    endless = "A man holds an " + "object" * 400
+    (folder / "captions.jsonl").write_text(json.dumps({"image": "40.png", "answer": endless}), encoding="utf-8")
+    with FakeEndpoint(lambda asked: says(endless)) as endpoint:
+        run(folder / "captions.jsonl" if given else folder, endpoint, tmp_path / "out",
+            captioner=None if given else "qwen")
+    assert {(row["status"], row["failed_at"], row["kind"], row["message"]) for row in rows_of(tmp_path / "out")} == {
+        ("failed", "captioner", "malformed", "the caption has a word of 2400 letters, 60 may it have")}
 
 
 # Going on

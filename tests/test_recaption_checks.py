@@ -32,6 +32,12 @@ REJECTED = {
     "a sentence dropped": ("A man holds an object in front of a red car.", "structure", "1"),
     "an introduction": ("Here is the caption: " + CAPTION, "structure", ":"),
     "an introduction on its own line": ("Sure.\n\n" + CAPTION, "structure", "lines"),
+    "an introduction before a dash": ("Here is the caption - " + CAPTION, "structure", "-"),
+    "an introduction before a long dash": ("Here is the caption—" + CAPTION, "structure", "—"),
+    "the dash of a list": ("- " + CAPTION, "structure", "-"),
+    "French quotation marks around it": (f"«{CAPTION}»", "structure", "quotation marks"),
+    "single quotation marks around it": (f"‘{CAPTION}’", "structure", "quotation marks"),
+    "a word without end": (CAPTION.replace("object", "object" * 400), "structure", "2400 letters, 60 may a word have"),
     "formatting": (CAPTION.replace("an object", "a **handgun**"), "structure", "*"),
     "quotation marks around it": (f'"{CAPTION}"', "structure", "quotation marks"),
     "the same said in another order": ("In front of a red car, a man holds an object. Nearby on the street, two people "
@@ -57,6 +63,41 @@ def test_a_rewrite_may_not_have(change):
     check = check_rewrite(CAPTION, rewrite)
     assert check.kind == kind, check
     assert says in check.message and "\n" not in check.message
+
+
+@pytest.mark.parametrize("caption, rewrite, lost", [
+    ("There are no people in the room.", "There are people in the room.", "no"),
+    ("A man stands without a gun on the street.", "A man stands with a gun on the street.", "without"),
+    ("The man does not touch the dog.", "The man does touch the dog.", "not"),
+    ("The man doesn't touch the dog.", "The man does touch the dog.", "doesn't"),
+    ("The man never touches the dog.", "The man touches the dog.", "never"),
+    ("The man is not indoors.", "The man is indoors.", "not"),
+    ("A nearly naked man lies there.", "A naked man lies there.", "nearly"),
+    ("An almost naked man lies there.", "A naked man lies there.", "almost"),
+    ("The man isn't armed and a dog is there.", "The man is armed and a dog isn't there.", "isn't"),
+    ("A nearly naked man lies there.", "A not naked man lies there.", "nearly")])
+def test_what_turns_the_words_beside_it_may_not_go_nor_move(caption, rewrite, lost):
+    check = check_rewrite(caption, rewrite)
+    assert (check.kind, check.lost) == ("lost_words", (lost,))
+
+
+@pytest.mark.parametrize("caption, rewrite", [
+    ("The man does not touch the dog.", "The man doesn't touch the dog."),
+    ("A man stands without a gun.", "A man stands with no gun."),
+    ("A nearly naked man lies there.", "An almost naked man lies there."),
+    ("There are no people in the room.", "There are no dead people in the room."),
+    ("A woman poses on a bed.", "A woman poses without clothes on a bed.")])
+def test_what_turns_the_words_beside_it_may_be_said_otherwise_or_added_with_them(caption, rewrite):
+    assert check_rewrite(caption, rewrite).kind is None
+
+
+def test_a_word_with_hyphens_is_no_layout():
+    assert check_rewrite(CAPTION, CAPTION.replace("an object", "a blood-stained object")).kind is None
+
+
+def test_a_caption_with_a_word_without_end_is_told_before_it_is_tagged():
+    check = check_rewrite("A " + "man" * 100, "A man")
+    assert check.kind == "structure" and "300 letters" in check.message
 
 
 def test_what_was_added_and_lost_is_told():

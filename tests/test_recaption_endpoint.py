@@ -16,6 +16,7 @@ from fake_endpoint import FakeEndpoint, Reply, as_json, fails, says
 from training.errors import TrainingError
 from training.recaption.endpoint import Endpoint
 from training.recaption.models import MODEL_ERROR_KINDS, ModelError, Question, model_name, open_model
+from training.recaption.pipeline import recaption
 from training.recaption.prompts import Sampling
 
 
@@ -50,6 +51,22 @@ def test_the_key_comes_from_the_environment(question, monkeypatch):
     with FakeEndpoint(lambda asked: says("Yes.")) as endpoint:
         ask(endpoint.url, question)
     assert endpoint.asked[0].headers["authorization"] == "Bearer secret"
+
+
+def test_blanks_and_line_ends_around_the_key_are_not_sent(question, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " secret\n")
+    with FakeEndpoint(lambda asked: says("Yes.")) as endpoint:
+        ask(endpoint.url, question)
+    assert endpoint.asked[0].headers["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("key", ["secret\nsecret", "sécret", "secret secret", "secret\x7f"])
+def test_what_cannot_be_a_key_stops_the_run_at_its_start_and_is_never_shown(monkeypatch, tmp_path, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(TrainingError, match="OPENAI_API_KEY has a blank, a line end") as caught:
+        recaption(tmp_path, "no/model", "gemma@http://127.0.0.1:1/v1", tmp_path / "out")
+    assert "cret" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_questions_are_asked_at_once(question):
@@ -114,6 +131,39 @@ def test_a_question_that_is_not_answered_in_time_is_asked_again_and_then_given_u
     assert len(endpoint.asked) == 2
 
 
+def drop(reply: bytes) -> tuple[str, threading.Thread]:
+    """The address of a server that reads a request, sends `reply` and closes; three times."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with server:
+            for _ in range(3):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1 << 20)
+                    connection.sendall(reply)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return f"http://127.0.0.1:{server.getsockname()[1]}/v1", thread
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", b"SSH-2.0-OpenSSH\r\n"])
+def test_a_connection_that_is_dropped_each_time_is_a_failure_of_this_question(question, reply):
+    url, thread = drop(reply)
+    with pytest.raises(ModelError, match=r"the connection was dropped, 3 tries: ") as caught:
+        ask(url, question)
+    thread.join()
+    assert caught.value.kind == "disconnected" and "\n" not in str(caught.value)
+
+
+def test_a_pause_that_is_too_long_to_wait_for_is_told(question):
+    reply = Reply(429, b"{}", {"content-type": "application/json", "retry-after": "121"})
+    with FakeEndpoint(lambda asked: reply) as endpoint, pytest.raises(ModelError) as caught:
+        ask(endpoint.url, question, retries=0)
+    assert "without the pause of 121 s that it asks for (run again later, with --retry-failed)" in str(caught.value)
+
+
 @pytest.mark.parametrize("status, says_so", [(401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (404, "'tiny'")])
 def test_an_endpoint_that_takes_no_question_stops_the_run(question, status, says_so):
     with FakeEndpoint(lambda asked: fails(status)) as endpoint, pytest.raises(TrainingError, match=says_so) as caught:
@@ -149,6 +199,26 @@ def test_closing_gives_up_what_is_under_way(question):
     ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")])
 def test_the_name_of_a_model_is_told_from_its_address(spec, name):
     assert model_name(spec) == name
+
+
+@pytest.mark.parametrize("spec", ["m@http://[::1/v1", "m@localhost:8000/v1", "m@http://", "m@http:/host/v1", "m@",
+                                  "m@http://host:port/v1", "m@http://a host/v1", "@http://host/v1"])
+def test_an_address_that_cannot_be_one_is_one_clear_line(spec):
+    with pytest.raises(TrainingError, match=r"names no model, and no address .* NAME@http://HOST:PORT/v1") as caught:
+        open_model(spec, concurrency=1)
+    assert spec in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_may_have_an_at_in_its_name(tmp_path):
+    (tmp_path / "mine@home").mkdir()
+    assert model_name(str(tmp_path / "mine@home")) == str(tmp_path / "mine@home")
+
+
+def test_http_may_stand_in_capitals(question):
+    with FakeEndpoint(lambda asked: says("Yes.")) as endpoint:
+        model = open_model(f"tiny@{endpoint.url.replace('http', 'HTTP')}", concurrency=1)
+        assert model.ask(question) == "Yes."
+        model.close()
 
 
 def test_a_model_with_an_address_is_an_endpoint():

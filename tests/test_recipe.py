@@ -95,6 +95,12 @@ def test_the_values_of_the_official_scripts_are_in_the_papers_recipes():
     ("temperature: 1.0", "temperature: 0.0", "grpo.temperature is 0.0, must be above 0; equal rollouts teach nothing"),
     ("kl: 0.01", "kl: -0.01", "grpo.kl is -0.01, must be at least 0"),
     ("model: Qwen/Qwen2.5-VL-7B-Instruct", "model: [", "cannot be read as YAML"),
+    ("seed: 0", "seed: -1", "sft.seed is -1, must be at least 0 and at most 4294967295"),
+    ("seed: 0", "seed: 4294967296", "sft.seed is 4294967296, must be at least 0 and at most 4294967295"),
+    ("{official: 1.0,", "{official: .nan,", "grpo.rewards is {'official': nan, 'official_format': 1.0}, must be a m"),
+    ("{official: 1.0,", "{official: true,", "grpo.rewards is {'official': True, 'official_format': 1.0}, must be a m"),
+    ("  epochs: 1 ", "  seed: 7\n  epochs: 1 ", "cannot be read as YAML (the key seed is given twice; delete one"),
+    ("max_pixels:", "model: other\nmax_pixels:", "cannot be read as YAML (the key model is given twice; delete one"),
 ])
 def test_a_mistake_is_one_line_that_names_the_key(changed, old, new, message):
     assert changed(old, new).startswith(message)

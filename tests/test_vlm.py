@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 import tiny_vlm
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import (
     CAPTIONS,
     GRPO,
@@ -291,6 +292,16 @@ def test_another_recipe_or_other_data_do_not_go_on_in_the_same_folder(recipe, ca
     other, examples = change(recipe, captions)
     with pytest.raises(TrainingError, match=f"{message}.*give another --out"):
         sft.train(other, other.sft, examples, stage1)
+
+
+def test_stage_2_does_not_go_on_after_stage_1_was_trained_anew(monkeypatch, recipe, questions, judge, tmp_path):
+    start = shutil.copytree(judge, tmp_path / "sft" / "model")
+    stopped_run(monkeypatch, lambda out: grpo.train(recipe, GRPO, questions, str(start), out), tmp_path / "grpo", 4)
+    weights = load_file(start / "model.safetensors")
+    name, first = next(iter(weights.items()))
+    save_file(weights | {name: first + 1}, start / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TrainingError, match=r"grpo: was begun with another start_sha256 \(.*give another --out"):
+        grpo.train(recipe, GRPO, questions, str(start), tmp_path / "grpo")
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

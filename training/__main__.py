@@ -15,6 +15,7 @@ from safeguard_sdk.cli.printing import readable_errors
 Split = Literal["train", "validation", "test", "all"]
 Method = Literal["platt", "temperature", "isotonic", "keep"]
 TRAIN_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "inflect")  # of the extra `train`
+LEAST_PHOTOS = 20  # with labels, of each split that a command needs; fewer teach and tell nothing
 DataOption = Annotated[list[str] | None, typer.Option(
     "--data", metavar="NAME=FOLDER", help="A data set and where it is; may be given again. See docs/training.md.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan, load no weights.")]
@@ -41,8 +42,11 @@ def nano(
 
     Example: python -m training nano ../shared/data/photos --out runs/nano
     """
-    from training.nano.train import RECIPE, Recipe, train
-    train(photos, out, Recipe.read(recipe or RECIPE), start)
+    with _readable_errors():
+        from training.nano.train import RECIPE, Recipe, train
+        from training.photos import require_photos
+        require_photos(photos, ("train", "validation"), LEAST_PHOTOS)
+        train(photos, out, Recipe.read(recipe or RECIPE), start)
 
 
 @app.command()
@@ -55,8 +59,11 @@ def exam(
 
     Example: python -m training exam ../shared/data/photos --bundle safeguard_sdk/nano
     """
-    from training.nano.examiner import examine
-    typer.echo(examine(photos, assets, bundle))
+    with _readable_errors():
+        from training.nano.examiner import examine
+        from training.photos import require_photos
+        require_photos(photos, ("test",), LEAST_PHOTOS)
+        typer.echo(examine(photos, assets, bundle))
 
 
 @app.command()
@@ -72,8 +79,11 @@ def levels(
 
     Example: python -m training levels ../shared/data/photos --start safeguard_sdk/nano
     """
-    from training.nano.levels.table import run_levels
-    typer.echo(run_levels(photos, out, start, level or ("L3",)))
+    with _readable_errors():
+        from training.nano.levels.table import run_levels
+        from training.photos import require_photos
+        require_photos(photos, ("train", "validation", "test"), LEAST_PHOTOS)
+        typer.echo(run_levels(photos, out, start, level or ("L3",)))
 
 
 @app.command()
@@ -177,15 +187,17 @@ def grpo(
         run(recipe, out, _folders(data), dry_run)
 
 
-def _folders(data: list[str] | None) -> dict[str, Path]:
+def _folders(data: list[str] | None) -> list[tuple[str, Path]]:
     from training.datasets import DATASETS
     from training.errors import TrainingError
-    folders = {}
+    folders = []
     for item in data or ():
         name, equals, folder = item.partition("=")
         if name not in DATASETS or not equals or not folder:
             raise TrainingError(f"--data {item}: must be NAME=FOLDER with a NAME of {', '.join(DATASETS)}")
-        folders[name] = Path(folder)
+        if (name, Path(folder)) in folders:
+            raise TrainingError(f"--data {item}: is given twice; leave one out")
+        folders.append((name, Path(folder)))
     return folders
 
 

@@ -25,9 +25,12 @@ from training.calibration.plot import check_plot, draw_reliability
 from training.calibration.rows import Row, read_rows
 from training.calibration.thresholds import Threshold, Wish, choose_threshold
 from training.calibration.truth import rows_of_photos
+from training.datasets.rows import photo_sha256
 from training.errors import TrainingError
 
 NO_WISH = Wish()
+OWN_STAYS = "has an entry of its own, which stays with its threshold if it has one; choose one with --per-rule"
+OWN_DELETED = "had an entry of its own, which the new one for all rules replaces; fit it anew with --per-rule"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Evidence:
     logits: np.ndarray         # (n,) float64: the highest of the row's rules
     scores_before: np.ndarray  # (n,) by the calibration that the bundle has
     broken: np.ndarray         # (n,) bool
-    photos: list[Path]         # n; rows of one photo are never on both sides of a split
+    photos: list[str]          # n hashes of files; rows of one photo are never on both sides of a split
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Outcome:
 def calibrate(folder: Path, source: Path, *, policies: Sequence[str] = (), split: str = "validation",
               assets: Path = Path("runs/assets"), method: str = "platt", per_rule: bool = False, wish: Wish = NO_WISH,
               plot: Path | None = None, policies_out: Path | None = None) -> dict:
-    """Calibrate the bundle in a folder, in place; returns the new entry of its manifest, and as `rules_left_out` the
-    rules without an entry of their own, with the reason.
+    """Calibrate the bundle in a folder, in place; returns the new entry of its manifest, and by their ids the rules
+    that it is not for (`rules_left_out`) and those whose own entry it replaces (`rules_deleted`), with the reason.
 
     source        a file of rows (rows.py), or a folder of labelled photos for `policies` (truth.py)
     split         of such a folder: "train", "validation", "test" or "all"
@@ -71,44 +74,75 @@ def calibrate(folder: Path, source: Path, *, policies: Sequence[str] = (), split
     if not wish.bounds and (policies_out is not None or method == KEEP):
         raise TrainingError("no threshold is wished for, so there is none to choose or to write; wish for one with "
                             "--max-fpr, --min-precision or --min-recall")
+    if policies_out is not None:
+        _make_folder(policies_out)
     bundle = Bundle.open(folder)
-    rows, data = _rows(source, policies, split, assets)
+    rows, data, judged = _rows(source, policies, split, assets)
+    photos = distinct_photos(rows)
     logits = rule_logits(bundle, rows)
-    now, left_out = bundle.manifest["calibration"], {}
+    now = bundle.manifest["calibration"]
     if per_rule:
-        outcomes, left_out = _per_rule(bundle, data, method, rows, logits, wish)
+        outcomes, left_out = _per_rule(bundle, data, method, rows, photos, logits, wish)
         entry = now | {"rules": now.get("rules", {}) | {text: one.entry for text, one in outcomes.items()}}
+        apart = {"rules_left_out": left_out}
     else:
-        whole = _outcome(method, _evidence(bundle, "all rules", data, rows, logits), wish)
+        whole = _outcome(method, _evidence(bundle, "all rules", data, rows, photos, logits), wish)
         outcomes, entry = {"": whole}, (now if method == KEEP else {}) | whole.entry
+        apart = _rules_apart(method, now)
     entry |= {"exported": now.get("exported", now)}
     if plot is not None:
         draw_reliability(plot, f"{bundle.name} {bundle.version}", *_curves(method, list(outcomes.values())))
     written = _write(bundle, entry)
     if policies_out is not None:
-        _write_policies(written, rows, policies_out)
-    return entry | {"rules_left_out": left_out}
+        _write_policies(written, judged, policies_out)
+    return entry | {"rules_left_out": {}, "rules_deleted": {}} | apart
 
 
-def _rows(source: Path, policies: Sequence[str], split: str, assets: Path) -> tuple[list[Row], str]:
-    """Rows, and where they are from in words."""
+def distinct_photos(rows: Sequence[Row]) -> list[str]:
+    """The hash of each row's photo. Raises TrainingError if two rows are about one photo and the same rules, whatever
+    its file is called: they are one evidence, and if their labels differ none."""
+    sha256_of: dict[Path, str] = {}
+    told: dict[tuple[str, frozenset[str]], Row] = {}
+    for row in rows:
+        if row.photo not in sha256_of:
+            sha256_of[row.photo] = photo_sha256(row.photo, row.place)
+        first = told.setdefault((sha256_of[row.photo], frozenset(rule.canonical_text for rule in row.rules)), row)
+        if first is not row:
+            verb = "repeats" if row.broken == first.broken else "contradicts"
+            raise TrainingError(f"{row.place}: {verb} {first.place}: the photo {row.photo.name} under the rule "
+                                f"{', '.join(rule.id for rule in row.rules)} is there already; delete one of them")
+    return [sha256_of[row.photo] for row in rows]
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be made a folder ({error.strerror}); name another with "
+                            "--policies-out") from error
+
+
+def _rows(source: Path, policies: Sequence[str], split: str, assets: Path) -> tuple[list[Row], str, list[Policy]]:
+    """Rows, where they are from in words, and the policies that they are about."""
     if source.is_dir() != bool(policies):
         raise TrainingError(f"{source}: " + ("a folder of photos needs the policies to judge them by; name some with "
                                              "--policy" if source.is_dir() else
                                              "names its policies itself; leave --policy out"))
     if not source.is_dir():
-        return read_rows(source), f"{source.name} (sha256 {file_sha256(source)[:12]}…)"
+        rows = read_rows(source)
+        judged = list({row.policy.sha256: row.policy for row in rows}.values())
+        return rows, f"{source.name} (sha256 {file_sha256(source)[:12]}…)", judged
     from training.assets import fetch_wordnet
     from training.policyflip.concepts import Concepts
     from training.wordnet import WordNet
     loaded = [Policy.load(name) for name in policies]
     rows = rows_of_photos(source, loaded, Concepts.read(WordNet.read(fetch_wordnet(assets))), split)
-    return rows, f"photos of the split '{split}' under {', '.join(policy.name for policy in loaded)}"
+    return rows, f"photos of the split '{split}' under {', '.join(policy.name for policy in loaded)}", loaded
 
 
-def _evidence(bundle: Bundle, what: str, data: str, rows: list[Row], logits: list[dict[str, float]]) -> Evidence:
+def _evidence(bundle: Bundle, what: str, data: str, rows: list[Row], photos: list[str],
+              logits: list[dict[str, float]]) -> Evidence:
     before = [max(bundle.calibration_of(text).score(logit) for text, logit in one.items()) for one in logits]
-    photos = [row.photo for row in rows]
     return Evidence(what, f"{len(rows)} rows of {len(set(photos))} photos, {data}",
                     np.array([max(one.values()) for one in logits]), np.array(before),
                     np.array([row.broken for row in rows]), photos)
@@ -139,8 +173,8 @@ def _outcome(method: str, evidence: Evidence, wish: Wish) -> Outcome:
     return Outcome(evidence, held_out, entry)
 
 
-def _per_rule(bundle: Bundle, data: str, method: str, rows: list[Row], logits: list[dict[str, float]],
-              wish: Wish) -> tuple[dict[str, Outcome], dict[str, str]]:
+def _per_rule(bundle: Bundle, data: str, method: str, rows: list[Row], photos: list[str],
+              logits: list[dict[str, float]], wish: Wish) -> tuple[dict[str, Outcome], dict[str, str]]:
     """Outcomes by the hash of the rule's words; and the rules that have none, by id, with the reason."""
     numbers_of: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
@@ -150,7 +184,7 @@ def _per_rule(bundle: Bundle, data: str, method: str, rows: list[Row], logits: l
     for text, numbers in numbers_of.items():
         rule, now = rows[numbers[0]].rules[0], bundle.calibration_of(text)
         evidence = _evidence(bundle, f"rule '{rule.id}'", data, [rows[number] for number in numbers],
-                             [logits[number] for number in numbers])
+                             [photos[number] for number in numbers], [logits[number] for number in numbers])
         try:
             outcome = _outcome(method, evidence, wish)
         except TrainingError as error:
@@ -162,6 +196,14 @@ def _per_rule(bundle: Bundle, data: str, method: str, rows: list[Row], logits: l
         raise TrainingError(next(iter(left_out.values()), "no row names a rule, and no policy has one rule only; give "
                                                           "the column rule, or leave --per-rule out"))
     return outcomes, left_out
+
+
+def _rules_apart(method: str, now: dict) -> dict[str, dict[str, str]]:
+    """What becomes of rules with an entry of their own when one for all rules is made; by id, with the reason."""
+    own = sorted(one["rule"] for one in now.get("rules", {}).values())
+    if method == KEEP:
+        return {"rules_left_out": dict.fromkeys(own, OWN_STAYS)}
+    return {"rules_deleted": dict.fromkeys(own, OWN_DELETED)}
 
 
 def _as_json(calibration: AnyCalibration) -> dict:
@@ -197,10 +239,9 @@ def _write(bundle: Bundle, entry: dict) -> Bundle:
     return Bundle.open(bundle.path)
 
 
-def _write_policies(bundle: Bundle, rows: list[Row], folder: Path) -> None:
-    """The policies of the rows, each rule with the threshold that the bundle recommends for it, if any."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for policy in {row.policy.sha256: row.policy for row in rows}.values():
+def _write_policies(bundle: Bundle, policies: list[Policy], folder: Path) -> None:
+    """The policies, each rule with the threshold that the bundle recommends for it, if any."""
+    for policy in policies:
         rules = tuple(_with_threshold(rule, bundle.unsafe_at_of(rule.canonical_text)) for rule in policy.rules)
         name = "".join(c if c.isalnum() else "-" for c in policy.name)
         path = folder / f"{name}-{policy.sha256[:8]}.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ def check_plot(path: Path) -> None:
     """Raise TrainingError before hours of work if nothing could be drawn into this file."""
     if path.suffix.lower() not in SUFFIXES:
         raise TrainingError(f"{path}: a plot is a {' or '.join(SUFFIXES)} file; name one")
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise TrainingError(f"{path}: cannot be written, {path.parent} is no folder that you may write to; make it, or "
+                            "name another with --plot")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

@@ -26,27 +26,27 @@ def rows_of_photos(folder: Path, policies: Sequence[Policy], concepts: Concepts,
 
     split   "train", "validation", "test" or "all"; a photo's split is fixed by its bytes (training/photos.py)
     raises  TrainingError if a phrase has no meaning for labels, or nothing is left
+
+    Copies of a photo that say the same, and a rule that several policies share, make one row: they are one evidence.
     """
-    try:
-        photos = read_photos(folder)
-    except (OSError, KeyError, ValueError) as error:
-        raise TrainingError(f"{folder}: cannot be read as labelled photos ({type(error).__name__}: {error})") from error
+    photos = read_photos(folder)
     labels = frozenset().union(*(photo.labels for photo in photos))
     reader = PhraseReader(concepts, {label: frozenset(p.source for p in photos if label in p.labels)
                                      for label in labels})
-    meanings = [(policy, rule, *reader.sides(rule)) for policy in policies for rule in policy.rules]
-    rows = []
+    meanings = {rule.canonical_text: (policy, rule, *reader.sides(rule)) for policy in policies
+                for rule in policy.rules}
+    rows = {}
     for photo in photos:
         if split not in ("all", photo.split):
             continue
-        for policy, rule, forbidden, allowed in meanings:
+        for text, (policy, rule, forbidden, allowed) in meanings.items():
             broken = breaks(concepts, photo, forbidden, allowed)
             if broken is not None:
-                rows.append(Row(photo.path, policy, (rule,), broken))
+                rows.setdefault((photo.sha256, text, broken), Row(photo.path, policy, (rule,), broken, str(photo.path)))
     if not rows:
         raise TrainingError(f"{folder}: no photo of the split '{split}' has labels that decide these policies; choose "
                             "another --split or label more photos")
-    return rows
+    return list(rows.values())
 
 
 class PhraseReader:

@@ -8,7 +8,7 @@ there is an error that says where to ask and where to put it. docs/training.md h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.datasets.flips import read_policyflip
@@ -27,9 +27,10 @@ DATASETS: dict[str, Callable[[Path, str], list[Row]]] = {
 }
 
 
-def read_rows(folders: dict[str, Path], split: str) -> list[Row]:
-    """Rows of several data sets, by name. Raises TrainingError if there are none at all."""
-    rows = [row for name, folder in folders.items() for row in DATASETS[name](folder, split)]
+def read_rows(folders: Sequence[tuple[str, Path]], split: str) -> list[Row]:
+    """Rows of several data sets, each a name and its folder. Raises TrainingError if there are none at all."""
+    rows = [row for name, folder in folders for row in DATASETS[name](folder, split)]
     if not rows:
-        raise TrainingError(f"{', '.join(map(str, folders.values())) or 'no data'}: has no row of the split {split}")
+        raise TrainingError(f"{', '.join(str(folder) for _, folder in folders) or 'no data'}: has no row of the split "
+                            f"{split}")
     return rows

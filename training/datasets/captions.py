@@ -48,6 +48,8 @@ def _of_tables(folder: Path, photos: Path) -> Iterator[Caption]:
         if row["status"] not in STATUSES:
             raise TrainingError(f"{place}: its status is {row['status']!r}, none of {', '.join(STATUSES)}")
         if row["status"] in USABLE:
+            if not isinstance(row["path"], str):
+                raise TrainingError(f"{place}: its path is {row['path']!r:.40}, must be text")
             caption = _caption(photos / row["path"], row["recaption"], place)
             if caption.image_sha256 != row["sha256"]:
                 raise TrainingError(f"{place}: {caption.image} is another file than the one that was captioned; "
@@ -57,7 +59,7 @@ def _of_tables(folder: Path, photos: Path) -> Iterator[Caption]:
 
 def _of_jsonl(file: Path, photos: Path) -> Iterator[Caption]:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{file}: cannot be read as text in UTF-8 ({error})") from error
     for number, line in enumerate(lines, start=1):

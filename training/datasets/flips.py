@@ -22,12 +22,10 @@ SEED = 0
 
 def read_policyflip(folder: Path, split: str) -> list[Row]:
     """Rows over the photos of a split (by hash), one family of opposite policies for each; the same every time."""
-    try:
-        photos = [photo for photo in read_photos(folder) if photo.split == split]
-    except (OSError, KeyError) as error:
-        raise TrainingError(f"{folder}: cannot be read as labelled photos ({error}); see training/photos.py") from error
-    if not photos:
-        raise TrainingError(f"{folder}/index.csv: has no photo of the split {split}")
+    photos = [photo for photo in read_photos(folder) if photo.split == split]
+    if not any(photo.labels for photo in photos):
+        raise TrainingError(f"{folder}/index.csv: has no photo with labels of the split {split}; add some, "
+                            "policies are made up over labels")
     concepts = Concepts.read(WordNet.read(fetch_wordnet(ASSETS)))
     heldout = Heldout.read(concepts)
     bank = Bank.read()

@@ -11,51 +11,61 @@ Other columns are left alone, so an index of labelled photos (training/photos.py
 
 from __future__ import annotations
 
-import csv
 from functools import cache
 from pathlib import Path
 
 from safeguard_sdk import Policy, PolicyError
 from training.datasets.rows import Row, photo_sha256
 from training.errors import TrainingError
-from training.photos import split_of
+from training.photos import read_csv, split_of
 
 COLUMNS = ("path", "policy", "broken")
+ADVICE = ("a folder of photos needs an index.csv with the columns path, policy, broken (see "
+          "training/datasets/folder.py); for photos that have labels and no policies use the data set policyflip")
 
 
 def read_folder(folder: Path, split: str) -> list[Row]:
-    """Rows of a split, which a photo belongs to by the hash of its bytes (training/photos.py)."""
-    index = folder / "index.csv"
-    try:
-        with open(index, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            lines = [{column: line.get(column) or "" for column in COLUMNS} for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"{index}: cannot be read ({error}); a folder of photos needs an index.csv with the "
-                            "columns path, policy, broken (see training/datasets/folder.py)") from error
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise TrainingError(f"{index}: has no column {', '.join(missing)}; for photos that have labels and no policies "
-                            "use the data set policyflip")
+    """Rows of a split, which a photo belongs to by the hash of its bytes (training/photos.py).
 
+    raises  TrainingError naming the line at fault; two lines may not say the same, or the opposite, of one photo
+    """
     @cache
     def policy_of(name: str) -> Policy:
         return Policy.load(name if name in Policy.packaged_names() and not (folder / name).is_file() else folder / name)
 
     rows: list[Row] = []
     digests: dict[Path, str] = {}  # a photo stands under several policies
-    seen: set[tuple[str, str]] = set()
-    for number, line in enumerate(lines, start=2):
-        place = f"{index}, line {number}"
-        if (line["path"], line["policy"]) in seen:
-            raise TrainingError(f"{place}: {line['path']} stands under {line['policy']} twice; delete one of the lines")
-        seen.add((line["path"], line["policy"]))
+    said = Said()
+    for place, line in read_csv(folder / "index.csv", COLUMNS, ADVICE):
         try:
             policy = policy_of(line["policy"])
         except PolicyError as error:
             raise TrainingError(f"{place}: {error}") from error
-        rows += _rows(folder, line, policy, digests, place)
+        some = _rows(folder, line, policy, digests, place)
+        said.add(line, policy, some, place)
+        rows += some
     return [row for row in rows if split_of(row.image_sha256) == split]
+
+
+class Said:
+    """What the lines so far say of each photo, whatever the file is called."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, str], str] = {}              # (photo, policy) → line
+        self._labels: dict[tuple[str, str], tuple[str, str]] = {}  # (photo, words of a rule) → label, line
+
+    def add(self, line: dict[str, str], policy: Policy, rows: list[Row], place: str) -> None:
+        key = rows[0].image_sha256, policy.sha256
+        if key in self._places:
+            raise TrainingError(f"{place}: {line['path']} stands under {line['policy']} twice, or a copy of it does, "
+                                f"see {self._places[key]}; delete one of the lines")
+        self._places[key] = place
+        for row in rows:
+            label, before = self._labels.setdefault((row.image_sha256, row.policy), (row.label, place))
+            if label != row.label:
+                raise TrainingError(f"{place}: {line['path']} is {row.label} under the rule {row.policy_name}, in "
+                                    f"{before} the same photo is {label} under the same words; correct one of the "
+                                    "lines")
 
 
 def _rows(folder: Path, line: dict[str, str], policy: Policy, digests: dict[Path, str], place: str) -> list[Row]:

@@ -32,9 +32,11 @@ def read_llavaguard(folder: Path, split: str) -> list[Row]:
     if not file.is_file():
         raise TrainingError(f"{file}: no such file. {ASK}, and put them with their images into {folder}")
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        entries = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise TrainingError(f"{file}: is no JSON ({error}); write it again") from error
+    if not isinstance(entries, list):
+        raise TrainingError(f"{file}: holds {entries!r:.40} and no list of entries; write it again")
     digests: dict[Path, str] = {}  # a photo stands under several policies
     return [_row(folder, file, number, entry, digests) for number, entry in enumerate(entries)]
 
@@ -42,13 +44,16 @@ def read_llavaguard(folder: Path, split: str) -> list[Row]:
 def _row(folder: Path, file: Path, number: int, entry: dict, digests: dict[Path, str]) -> Row:
     place = f"{file}, entry {number}"
     try:
-        name, image, category = entry["id"], folder / entry["image"], entry["category"]
-        variant = _VARIANT.search(name)
+        name, photo, category = entry["id"], entry["image"], entry["category"]
         turns = {turn["from"]: turn["value"] for turn in entry["conversations"]}
-        policy, answer = _policy(turns["human"], place), turns["gpt"]
+        prompt, answer = turns["human"], turns["gpt"]
     except (KeyError, TypeError) as error:
         raise TrainingError(f"{place}: lacks {error}; it must have id, image, category and conversations, see "
                             "training/datasets/llavaguard.py") from error
+    for what, value in (("id", name), ("image", photo), ("prompt", prompt), ("answer", answer)):
+        if not isinstance(value, str):
+            raise TrainingError(f"{place}: its {what} is {value!r:.40}, must be text; write the data again")
+    policy, image, variant = _policy(prompt, place), folder / photo, _VARIANT.search(name)
     try:
         label = STYLE.parse(answer).label
     except VerdictError as error:

@@ -32,8 +32,8 @@ class Row:
     def __post_init__(self) -> None:
         if self.label not in LABELS:
             raise TrainingError(f"{self.source}: its label is {self.label!r}, must be 'safe' or 'unsafe'")
-        if not self.policy.strip():
-            raise TrainingError(f"{self.source}: its policy is empty")
+        if not isinstance(self.policy, str) or not self.policy.strip():
+            raise TrainingError(f"{self.source}: its policy is {self.policy!r:.40}, must be text")
 
 
 def balanced(rows: Sequence[Row], seed: int) -> list[Row]:
@@ -71,8 +71,13 @@ def photo_sha256(path: Path, source: str) -> str:
         raise TrainingError(f"{source}: {error}") from error
 
 
-def stored_photo(data: bytes, folder: Path) -> tuple[Path, str]:
-    """Keep a photo that a table embeds as a file of its own, named by its hash, in `folder`; each photo once."""
+def stored_photo(data: object, folder: Path, place: str) -> tuple[Path, str]:
+    """Keep a photo that a table embeds as a file of its own, named by its hash, in `folder`; each photo once.
+
+    data  of the column `image` in the row `place`. Raises TrainingError if it is not the bytes of a file
+    """
+    if not isinstance(data, bytes):
+        raise TrainingError(f"{place}: its image is {data!r:.40}, must be the bytes of a file; fetch the table again")
     digest = hashlib.sha256(data).hexdigest()
     path = folder / digest
     try:

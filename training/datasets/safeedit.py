@@ -19,7 +19,8 @@ from training.errors import TrainingError
 ASK = ("SafeEditBench is gated: ask for it at https://huggingface.co/datasets/tyodd/SafeEditBench, fetch it with "
        "`hf download tyodd/SafeEditBench --repo-type dataset`")
 LEVELS = tuple(f"Policy L{n}" for n in range(1, 6))  # its classes 0 to 4
-EDITED = "_edited"
+EDITED = "_edited"  # in any case
+UNKNOWN = "_safe"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -35,7 +36,7 @@ def read_safeeditbench(folder: Path, split: str) -> list[Row]:
     for place, entry in read_tables(folder, pattern, columns):
         label = _name(entry["safety_label"], LABELS, place)  # its classes 0 and 1
         level = _name(entry["policy_name"], LEVELS, place)
-        path, digest = stored_photo(entry["image"], folder / "photos")
+        path, digest = stored_photo(entry["image"], folder / "photos", place)
         rows.append(Row(path, digest, entry["policy"], level, label, None,
                         f"safeeditbench:{entry['image_path']}:{level}"))
     return rows
@@ -51,8 +52,11 @@ def read_safeedittrain(folder: Path, split: str) -> list[Row]:
         raise TrainingError(f"{photos}: no photos there. {ASK}, and put its folder train_images into {folder}")
     rows = []
     for path in files:
-        source = f"safeedittrain:{path.name}"
-        label = "safe" if path.stem.endswith(EDITED) else "unsafe"
+        source, stem = f"safeedittrain:{path.name}", path.stem.lower()
+        if stem.endswith(UNKNOWN):
+            raise TrainingError(f"{path}: its name says safe, and edits are called x{EDITED}.jpg; rename it so, or "
+                                "to a name without that word if it is an unsafe photo")
+        label = "safe" if stem.endswith(EDITED) else "unsafe"
         rows.append(Row(path, photo_sha256(path, source), DEFAULT_POLICY, "default", label, None, source))
     return rows
 

@@ -20,20 +20,25 @@ def read_tables(folder: Path, pattern: str, columns: tuple[str, ...]) -> Iterato
     """
     for path in sorted(folder.glob(pattern)):
         try:
-            table = pyarrow.parquet.ParquetFile(path)
-        except (OSError, pyarrow.ArrowInvalid) as error:
-            raise TrainingError(f"{path}: cannot be read as parquet ({error}); fetch it again") from error
-        missing = [column for column in columns if column not in table.schema_arrow.names]
-        if missing:
-            raise TrainingError(f"{path}: has no column {', '.join(missing)} (it has "
-                                f"{', '.join(table.schema_arrow.names)}); fetch it again")
-        names = _class_names(table.schema_arrow)
-        number = 0
-        for batch in table.iter_batches(batch_size=64, columns=list(columns)):
-            for row in batch.to_pylist():
-                place = f"{path}, row {number}"
-                yield place, {column: _value(row[column], names.get(column), place) for column in columns}
-                number += 1
+            yield from _rows(path, columns)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise TrainingError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())}); fetch it "
+                                "again") from error
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, object]]]:
+    table = pyarrow.parquet.ParquetFile(path)
+    missing = [column for column in columns if column not in table.schema_arrow.names]
+    if missing:
+        raise TrainingError(f"{path}: has no column {', '.join(missing)} (it has "
+                            f"{', '.join(table.schema_arrow.names)}); fetch it again")
+    names = _class_names(table.schema_arrow, path)
+    number = 0
+    for batch in table.iter_batches(batch_size=64, columns=list(columns)):
+        for row in batch.to_pylist():
+            place = f"{path}, row {number}"
+            yield place, {column: _value(row[column], names.get(column), place) for column in columns}
+            number += 1
 
 
 def _value(value: object, names: list[str] | None, place: str) -> object:
@@ -49,9 +54,13 @@ def _value(value: object, names: list[str] | None, place: str) -> object:
     return value
 
 
-def _class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
+def _class_names(schema: pyarrow.Schema, path: Path) -> dict[str, list[str]]:
     """Names of the ClassLabel columns out of the metadata that the library `datasets` writes."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features", {})
-    return {column: feature["names"] for column, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = metadata.get("info", {}).get("features", {})
+        return {column: [str(name) for name in feature["names"]] for column, feature in features.items()
+                if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: its metadata `huggingface` are not those of the library datasets "
+                            f"({type(error).__name__}: {error}); fetch it again") from error

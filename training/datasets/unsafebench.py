@@ -43,10 +43,10 @@ def read_unsafebench(folder: Path, split: str) -> list[Row]:
                             "splits are train and test")
     rows = []
     for place, entry in read_tables(folder, pattern, ("image", "safety_label", "category")):
-        if entry["safety_label"] not in LABELS or entry["category"] not in CATEGORIES:
+        if entry["safety_label"] not in tuple(LABELS) or entry["category"] not in CATEGORIES:
             raise TrainingError(f"{place}: label {entry['safety_label']!r} or category {entry['category']!r} is none "
                                 "of UnsafeBench; fetch the table again")
-        path, digest = stored_photo(entry["image"], folder / "photos")
+        path, digest = stored_photo(entry["image"], folder / "photos", place)
         rows.append(Row(path, digest, POLICY, "UnsafeBench", LABELS[entry["safety_label"]], entry["category"],
                         f"unsafebench:{split}:{len(rows)}"))
     return rows

@@ -2,8 +2,9 @@
 
 The caption and its rewrite are compared word by word (difflib). A word that was taken out must occur elsewhere in the
 rewrite, or new words of its kind must stand in its place: a noun for a noun, anything that carries meaning for a
-number, a verb or an adjective; where a noun is replaced, its adjectives may go with it ("red liquid", "blood"). HanTa,
-a tagger that brings its model along, tells the kinds of words apart.
+number, a verb or an adjective; where a noun is replaced, its adjectives may go with it ("red liquid", "blood"). A word
+that turns what it stands with ("no", "without", "nearly") stays in its place, or another of its kind does. HanTa, a
+tagger that brings its model along, tells the kinds of words apart.
 """
 
 from __future__ import annotations
@@ -22,16 +23,21 @@ if TYPE_CHECKING:
     from HanTa.HanoverTagger import HanoverTagger
 
 REJECTION_KINDS = (
-    "structure",   # other sentences, another layout, too few words kept or too many added
+    "structure",   # other sentences, another layout, too few words kept or too many added, a word without end
     "lost_nouns",  # things that the caption names are gone
-    "lost_words",  # colours, numbers, actions and other facts are gone
+    "lost_words",  # colours, numbers, actions, negations and other facts are gone
 )
 MIN_KEPT = 0.6        # share of the caption's words that stay, in their order; a minimal edit keeps most
 MAX_GROWTH = 2.0      # times the caption's words …
 GROWTH_ALLOWANCE = 10  # … and so many more, for captions of a few words
-# Marks that a plain sentence gains only by an introduction ("Here it is: …") or by formatting.
-LAYOUT_MARKS = frozenset(":*#`|<>[]{}_=•")
-QUOTES = ("\"", "“", "'")
+MAX_WORD = 60         # letters; the tagger's time grows steeply with them, some 100 take minutes
+# Marks that a plain sentence gains only by an introduction ("Here it is: …") or by formatting; a hyphen within a word
+# is none.
+LAYOUT_MARK = re.compile(r"[:*#`|<>\[\]{}_=•–—]|(?<!\w)-|-(?!\w)")
+QUOTES = ("\"", "“", "”", "„", "'", "‘", "’", "‚", "«", "»", "‹", "›")
+# Words that turn what they stand with, and those that can take their place.
+TURNS = {"not": ("no", "not", "without", "never", "none", "nobody", "nothing", "nowhere", "neither", "nor", "cannot"),
+         "nearly": ("nearly", "almost")}
 
 # Tags of the British National Corpus (C5), in which the English model of HanTa speaks.
 NOUNS = ("NN", "NP")
@@ -63,15 +69,28 @@ class Word:
 
     @property
     def is_noun(self) -> bool:
-        return self.tag.startswith(NOUNS)
+        return self.tag.startswith(NOUNS) and self.turn is None
 
     @property
     def is_fact(self) -> bool:
-        return self.tag.startswith(FACTS)
+        return self.tag.startswith(FACTS) or self.turn is not None
+
+    @property
+    def turn(self) -> str | None:
+        """A key of TURNS for a word of that kind."""
+        if self.text.endswith(("n't", "n’t")):
+            return "not"
+        return next((turn for turn, words in TURNS.items() if self.text in words), None)
+
+    def may_stand_for(self, gone: Word) -> bool:
+        return self.turn == gone.turn and (self.is_noun or not gone.is_noun)
 
 
 def check_rewrite(caption: str, rewrite: str) -> Check:
     """Compare a caption and its rewrite, both stripped and not empty; English."""
+    if word := endless_word(caption) or endless_word(rewrite):
+        message = f"{word[:MAX_WORD]}… has {len(word)} letters, {MAX_WORD} may a word have"
+        return Check("structure", message, 0.0, (), ())
     before, after = read_words(caption), read_words(rewrite)
     edits = SequenceMatcher(None, [word.text for word in before], [word.text for word in after],
                             autojunk=False).get_opcodes()
@@ -80,6 +99,11 @@ def check_rewrite(caption: str, rewrite: str) -> Check:
     added = Counter(word.text for word in after if word.is_fact) - Counter(word.text for word in before)
     kind, message = _judge(caption, rewrite, before, after, kept, lost)
     return Check(kind, message, kept, tuple(word.text for word in lost), tuple(added))
+
+
+def endless_word(text: str) -> str | None:
+    """The first word that is longer than MAX_WORD, which no text in a language has."""
+    return next((token for token in _TOKEN.findall(text) if len(token) > MAX_WORD), None)
 
 
 def read_words(text: str) -> list[Word]:
@@ -110,7 +134,7 @@ def _judge(caption: str, rewrite: str, before: list[Word], after: list[Word], ke
     lines = [len([line for line in text.splitlines() if line.strip()]) for text in (caption, rewrite)]
     if lines[0] != lines[1]:
         return "structure", f"the caption has {lines[0]} lines, the rewrite {lines[1]}"
-    marks = [Counter(mark for mark in text if mark in LAYOUT_MARKS) for text in (caption, rewrite)]
+    marks = [Counter(LAYOUT_MARK.findall(text)) for text in (caption, rewrite)]
     if new := marks[1] - marks[0]:
         return "structure", f"the rewrite brings in {' '.join(sorted(new))}: an introduction or formatting"
     if rewrite.startswith(QUOTES) and not caption.startswith(QUOTES):
@@ -131,22 +155,23 @@ def _judge(caption: str, rewrite: str, before: list[Word], after: list[Word], ke
 
 
 def _lost(before: list[Word], after: list[Word], edits: list[tuple[str, int, int, int, int]]) -> list[Word]:
-    """Words with a meaning that were taken out, less those that moved and those that others of their kind replace."""
+    """Words with a meaning that were taken out, less those that moved and those that others of their kind replace. One
+    that turns others may not move: elsewhere it turns something else."""
     there = Counter(word.lemma for word in after) - Counter(word.lemma for word in _spans(before, edits, "equal"))
     known = {word.lemma for word in before}
     lost = []
     for edit, start, end, new_start, new_end in edits:
         if edit not in ("delete", "replace"):
             continue
-        gone = [word for word in before[start:end] if word.is_fact and not _take(there, word.lemma)]
-        new = [word for word in after[new_start:new_end] if word.is_fact and word.lemma not in known]
+        gone = [word for word in before[start:end] if word.is_fact and (word.turn or not _take(there, word.lemma))]
+        new = [word for word in after[new_start:new_end] if word.is_fact and (word.turn or word.lemma not in known)]
         replaced = False  # a noun of this span
         for word in sorted(gone, key=lambda word: not word.is_noun):  # nouns have the first choice
-            stand_in = next((one for one in new if one.is_noun or not word.is_noun), None)
+            stand_in = next((one for one in new if one.may_stand_for(word)), None)
             if stand_in is not None:
                 new.remove(stand_in)
                 replaced |= word.is_noun
-            elif not (replaced and word.tag.startswith(ADJECTIVES)):
+            elif word.turn or not (replaced and word.tag.startswith(ADJECTIVES)):
                 lost.append(word)
     return lost
 

@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible endpoint: vLLM, llama.cpp's server and others.
 
 The key is read from OPENAI_API_KEY; local servers mostly need none. Tries, pauses between them (0.5 s doubling to 8 s)
-and Retry-After are those of the `openai` client.
+and Retry-After, up to 120 s, are those of the `openai` client.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from training.recaption.models import ModelError, Question, checked_answer
 
 TIMEOUT = 180.0    # seconds for one try; 1,024 tokens of a 27B model take a minute on a busy card
 RETRIES = 5        # after the first try, some 15 s of pauses in all
+LONGEST_WAIT = 120  # seconds of a Retry-After that the client heeds
+UNREACHABLE = ("ConnectError", "ConnectTimeout")  # of httpx, which `openai` has under changing package names
 JPEG_QUALITY = 95  # photos go over the wire as JPEG
 
 
@@ -32,7 +34,7 @@ class Endpoint:
         self.name, self.url, self.concurrency = name, url, concurrency
         self._errors = openai
         self._tries = f"{retries + 1} tries"
-        self._client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none",
+        self._client = openai.OpenAI(base_url=url, api_key=api_key(),
                                      timeout=timeout, max_retries=retries)
 
     def ask(self, question: Question) -> str:
@@ -50,24 +52,43 @@ class Endpoint:
         self._client.close()
 
     def _explained(self, error: Exception) -> ModelError | TrainingError:
-        known = self._errors
+        known, cause = self._errors, error.__cause__ or error
+        if isinstance(error, known.APIConnectionError) and type(cause).__name__ in UNREACHABLE:
+            return TrainingError(f"{self.url}: cannot be reached ({_line(cause)}), {self._tries}; start the server and "
+                                 "run the command again, it goes on where it stopped")
         if isinstance(error, known.APITimeoutError):  # before its base, the connection error
             return ModelError(f"no answer in {self._client.timeout:g} s, {self._tries}", "timeout")
         if isinstance(error, known.APIConnectionError):
-            return TrainingError(f"{self.url}: cannot be reached ({_line(error.__cause__ or error)}), {self._tries}; "
-                                 "start the server and run the command again, it goes on where it stopped")
+            return ModelError(f"the connection was dropped, {self._tries}: {_line(cause)}", "disconnected")
         if isinstance(error, known.AuthenticationError | known.PermissionDeniedError):
             return TrainingError(f"{self.url}: refuses this client ({_line(error)}); set OPENAI_API_KEY")
         if isinstance(error, known.NotFoundError):
             return TrainingError(f"{self.url}: knows no model {self.name!r} or no chat completions ({_line(error)}); "
                                  "see the names under /models, and whether the address should end in /v1")
         if isinstance(error, known.RateLimitError):
-            return ModelError(f"too many requests, {self._tries}: {_line(error)}", "overloaded")
+            return ModelError(f"too many requests, {self._tries}{_longer_wait(error)}: {_line(error)}", "overloaded")
         if isinstance(error, known.InternalServerError):
-            return ModelError(f"{self._tries}: {_line(error)}", "server_error")
+            return ModelError(f"{self._tries}{_longer_wait(error)}: {_line(error)}", "server_error")
         if isinstance(error, known.APIStatusError):
             return ModelError(_line(error), "rejected_request")
         return ModelError(_line(error), "malformed")
+
+
+def api_key() -> str:
+    """OPENAI_API_KEY, or a word where there is none. Raises TrainingError, without the key, if it is no key."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise TrainingError("OPENAI_API_KEY has a blank, a line end or a letter outside of ASCII within, which no key "
+                            "has; set it anew")
+    return key
+
+
+def _longer_wait(error: Exception) -> str:
+    """What a server asks for beyond what the client heeds."""
+    wait = error.response.headers.get("retry-after", "")
+    if not wait.isdigit() or int(wait) <= LONGEST_WAIT:
+        return ""
+    return f" without the pause of {wait} s that it asks for (run again later, with --retry-failed)"
 
 
 def _messages(question: Question) -> list[dict]:

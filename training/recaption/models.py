@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from PIL import Image
 
+from training.errors import TrainingError
 from training.recaption.prompts import Sampling
 
 MODEL_ERROR_KINDS = (
@@ -20,6 +23,7 @@ MODEL_ERROR_KINDS = (
     "overloaded",        # it kept saying that there are too many requests
     "server_error",      # it kept failing (5xx)
     "timeout",           # it did not answer in time, however often it was asked
+    "disconnected",      # it dropped the connection, however often it was asked
     "malformed",         # an answer that is not of the API's form, or no text
     "empty",             # nothing but blanks
     "truncated",         # the answer reached max_tokens, or the model's length
@@ -75,15 +79,35 @@ def open_model(spec: str, concurrency: int) -> Model:
     return LocalModel(name)
 
 
+def check_model(spec: str) -> None:
+    """Raise TrainingError where an address or a key cannot be right, before hours of work."""
+    if _split(spec)[1] is not None:
+        from training.recaption.endpoint import api_key
+        api_key()
+
+
 def model_name(spec: str) -> str:
     """The name without the address, which may change while a run goes on."""
     return _split(spec)[0]
 
 
 def _split(spec: str) -> tuple[str, str | None]:
-    """Name and address; None for a model of this process."""
-    remote = re.fullmatch(r"(.+?)@(https?://.+)", spec)
-    return (remote[1], remote[2]) if remote else (spec, None)
+    """Name and address; None for a model of this process. Raises TrainingError for an address that cannot be one."""
+    remote = re.fullmatch(r"(.+?)@(https?:.*)", spec, re.IGNORECASE | re.DOTALL)
+    if remote and _is_address(remote[2]):
+        return remote[1], remote[2]
+    if remote or "@" in spec and not Path(spec).exists():  # no name on the hub has an @
+        raise TrainingError(f"{spec!r:.200}: names no model, and no address that one could be at; write a folder, a "
+                            "name on the hub, or NAME@http://HOST:PORT/v1")
+    return spec, None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", text)
+    except ValueError:  # brackets that do not close, a port that is no number
+        return False
 
 
 def checked_answer(text: object) -> str:

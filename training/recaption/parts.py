@@ -28,7 +28,11 @@ class Parts:
 
     def open(self, run: dict) -> None:
         """Make the folder, or go on in it if it holds the same run. Raises TrainingError naming what differs."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.folder}: cannot be made a folder ({error.strerror}); give another --out"
+                                ) from error
         if check_same_run(self.folder, run):
             return
         if any(self.folder.glob("part-*.parquet")):

@@ -26,8 +26,8 @@ from PIL import Image
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image import PatchGeometry, decode_image, image_sha256, read_bytes
 from training.errors import TrainingError
-from training.recaption.checks import REJECTION_KINDS, check_rewrite, load_tagger
-from training.recaption.models import Model, ModelError, Question, model_name, open_model
+from training.recaption.checks import MAX_WORD, REJECTION_KINDS, check_rewrite, endless_word, load_tagger
+from training.recaption.models import Model, ModelError, Question, check_model, model_name, open_model
 from training.recaption.parts import STATUSES, Parts
 from training.recaption.prompts import (
     CAPTION_PROMPT,
@@ -87,6 +87,8 @@ def recaption(photos: Path, captioner: str | None, rewriter: str, out: Path, *, 
     if given == (captioner is not None):
         raise TrainingError(f"{photos}: " + ("holds captions; leave --captioner out" if given else
                                              "holds no captions; name a model with --captioner"))
+    for spec in filter(None, (captioner, rewriter)):
+        check_model(spec)
     load_tagger()  # a missing package shall stop the run before a model is asked
     paths = hashlib.sha256("\0".join(f"{item.path}\0{item.caption or ''}" for item in items).encode()).hexdigest()
     common = {"photos": paths, "part_rows": part_rows, "seed": seed}
@@ -163,11 +165,13 @@ def _captioned(seed: int) -> Callable[[Item, Model | None, dict | None], dict]:
             image = _image(data, item.path)
         except ImageError as error:
             return row | _failure("image", error)
-        if item.caption is not None:
-            return row | {"caption": item.caption}
         try:
-            question = Question(image, CAPTION_PROMPT, CAPTION_SAMPLING, _seed(seed, item.path))
-            return row | {"caption": model.ask(question)}
+            caption = item.caption
+            if caption is None:
+                caption = model.ask(Question(image, CAPTION_PROMPT, CAPTION_SAMPLING, _seed(seed, item.path)))
+            if word := endless_word(caption):
+                raise ModelError(f"the caption has a word of {len(word)} letters, {MAX_WORD} may it have", "malformed")
+            return row | {"caption": caption}
         except ModelError as error:
             return row | _failure("captioner", error)
     return answer

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from safeguard_sdk.scan.names import kind_of_name
 from training.errors import TrainingError
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"})
+from training.photos import read_csv
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def read_items(source: Path) -> list[Item]:
     elif (source / "index.csv").is_file():
         items = _from_index(source)
     else:
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        files = sorted(path for path in source.rglob("*") if kind_of_name(path.name) == "image" and path.is_file())
         items = [Item(path.relative_to(source).as_posix(), path) for path in files]
     if not items:
         raise TrainingError(f"{source}: holds no photos; give a folder of image files, one with an index.csv, or a "
@@ -39,29 +39,24 @@ def read_items(source: Path) -> list[Item]:
     for item in items:
         if item.path in seen:
             raise TrainingError(f"{source}: lists {item.path!r} twice; delete one of the rows")
-        if not item.path.isprintable():
-            raise TrainingError(f"{source}: the name {item.path!a} is no printable UTF-8 and cannot stand in a table; "
-                                "rename the file")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in item.path):
+            raise TrainingError(f"{source}: the name {item.path!a} has control characters or is no UTF-8 and cannot "
+                                "stand in a table; rename the file")
         seen.add(item.path)
     return items
 
 
 def _from_index(folder: Path) -> list[Item]:
-    index = folder / "index.csv"
-    try:
-        with open(index, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"{index}: cannot be read as CSV in UTF-8 ({error}); write it anew") from error
-    if rows and "path" not in rows[0]:
-        raise TrainingError(f"{index}: has no column path (it has {', '.join(map(str, rows[0]))}); see "
-                            "training/photos.py for its columns")
-    return [Item(row["path"], folder / row["path"]) for row in rows]
+    rows = read_csv(folder / "index.csv", ("path",), "see training/photos.py for its columns")
+    for place, row in rows:
+        if not row["path"]:
+            raise TrainingError(f"{place}: path is empty; name a photo or delete the line")
+    return [Item(row["path"], folder / row["path"]) for _, row in rows]
 
 
 def _from_jsonl(source: Path) -> list[Item]:
     try:
-        lines = source.read_text(encoding="utf-8").split("\n")
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{source}: cannot be read as text in UTF-8 ({error}); write it anew") from error
     return [_item(source, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -71,9 +66,11 @@ def _item(source: Path, number: int, line: str) -> Item:
     try:
         row = json.loads(line)
         path, caption = row["image"], row["answer"].strip()
+        caption.encode()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{source}, line {number}: is no JSON object with the texts image and answer "
                             f"({type(error).__name__}: {error}); see docs/recaption.md") from error
-    if not isinstance(path, str) or not caption:
-        raise TrainingError(f"{source}, line {number}: image is no text or answer is empty; delete the line or mend it")
+    if not isinstance(path, str) or not path or not caption:
+        raise TrainingError(f"{source}, line {number}: image is no text, or it or answer is empty; delete the line or "
+                            "mend it")
     return Item(path, source.parent / path, caption)

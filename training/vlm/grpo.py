@@ -27,8 +27,8 @@ class Stage2(GoesOn, GRPOTrainer):
     pass
 
 
-def run(recipe_file: Path, out: Path, data: dict[str, Path], dry_run: bool) -> None:
-    """The command `grpo`. `data` replaces the recipe's, which is read from data/NAME; {} leaves it."""
+def run(recipe_file: Path, out: Path, data: Sequence[tuple[str, Path]], dry_run: bool) -> None:
+    """The command `grpo`. `data` replaces the recipe's, which is read from data/NAME; none leaves it."""
     recipe = Recipe.read(recipe_file)
     stage = recipe.grpo
     if stage is None:
@@ -39,13 +39,13 @@ def run(recipe_file: Path, out: Path, data: dict[str, Path], dry_run: bool) -> N
         if not Path(start).is_dir():
             raise TrainingError(f"{start}: no such folder; this recipe has a stage 1, run it first: python -m training "
                                 f"sft {recipe_file} --out {out}")
-    examples = questions(data or {name: Path("data") / name for name in stage.data}, recipe.prompt, stage.seed)
+    examples = questions(data or [(name, Path("data") / name) for name in stage.data], recipe.prompt, stage.seed)
     print_once(plan(recipe, stage, examples, start))
     if not dry_run:
         print_once(f"stage 2: {train(recipe, stage, examples, start, out / 'grpo')}")
 
 
-def questions(data: dict[str, Path], prompt: str, seed: int) -> list[Example]:
+def questions(data: Sequence[tuple[str, Path]], prompt: str, seed: int) -> list[Example]:
     rows = balanced(read_rows(data, "train"), seed)
     return [question_example(row, PROMPTS[prompt], answered=False) for row in rows]
 

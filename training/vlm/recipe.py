@@ -19,6 +19,7 @@ from training.errors import TrainingError
 from training.rewards import ASKS, REWARDS
 
 Precision = Literal["bf16", "fp32"]
+MAX_SEED = 2**32 - 1  # of numpy
 Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 
 
@@ -91,7 +92,7 @@ class Recipe:
     def read(cls, path: Path) -> Recipe:
         """Raises TrainingError: the file, the key, what is wrong, how to mend it."""
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+            document = yaml.load(path.read_text(encoding="utf-8"), _Once)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise TrainingError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
         recipe = _read(cls, document, str(path), "")
@@ -135,9 +136,22 @@ class Recipe:
             raise ValueError(f"grpo.temperature is {grpo.temperature}, must be above 0; equal rollouts teach nothing")
 
 
+class _Once(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key.value in [one.value for one in keys[:number]]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} is given twice; delete one", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _check_stage(name: str, stage: Sft | Grpo) -> None:
     for key, least, most in (("batch", 1, None), ("epochs", 1, None), ("save_every", 1, None), ("log_every", 1, None),
-                             ("workers", 0, None), ("warmup", 0, 1), ("weight_decay", 0, None)):
+                             ("workers", 0, None), ("warmup", 0, 1), ("weight_decay", 0, None),
+                             ("seed", 0, MAX_SEED)):
         _within(f"{name}.{key}", getattr(stage, key), least, most)
     if not stage.learning_rate > 0:
         raise ValueError(f"{name}.learning_rate is {stage.learning_rate}, must be above 0")
@@ -189,11 +203,11 @@ def _typed(kind: object, value: object, where: str, place: str) -> object:
             return tuple(value)
         wanted = "a list of names"
     elif get_origin(kind) is dict:
-        if isinstance(value, dict) and all(isinstance(weight, int | float) for weight in value.values()):
+        if isinstance(value, dict) and all(map(_is_number, value.values())):
             return {str(name): float(weight) for name, weight in value.items()}
         wanted = "a mapping of names to numbers"
     elif kind is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if _is_number(value):
             return float(value)
         wanted = "a number" + (" (in YAML 1e-4 is a text, 1.0e-4 a number)" if isinstance(value, str) else "")
     elif kind in (int, bool, str):
@@ -203,3 +217,7 @@ def _typed(kind: object, value: object, where: str, place: str) -> object:
     else:
         return _read(kind, value, where, place)
     raise TrainingError(f"{where}: {place} is {value!r:.60}, must be {wanted}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

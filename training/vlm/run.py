@@ -1,6 +1,6 @@
 """What both stages share: the folder of a run, its log, its checkpoints, going on after a stop, and the end.
 
-    OUT/sft, OUT/grpo    run.json          what was asked for; another recipe or other data do not go on in it
+    OUT/sft, OUT/grpo    run.json          what was asked for; another recipe, data or start do not go on in it
                          log.jsonl         one object for each logged step
                          tensorboard/      the same, with the extra `tensorboard`
                          checkpoint-N/     the last two; `complete` in it says that it is whole
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -25,6 +26,7 @@ from peft import PeftModel
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
+from safeguard_sdk.bundle import file_sha256
 from safeguard_sdk.durable import write_durably
 from training.errors import TrainingError
 from training.runs import RUN, check_same_run
@@ -92,13 +94,16 @@ class EpochOrder(Sampler):
         return len(self.sampler)
 
 
-def begin(out: Path, recipe: Recipe, stage: Sft | Grpo, rows_sha256: str) -> Path | None:
+def begin(out: Path, recipe: Recipe, stage: Sft | Grpo, rows_sha256: str, start: str) -> Path | None:
     """Make the folder of a run, or go on in it: the checkpoint to go on from, None at the start.
 
-    raises  TrainingError if the folder holds a run of another recipe, other data or another number of processes
+    raises  TrainingError if the folder holds a run of another recipe, other data, another number of processes or, in
+            stage 2, another start: that of OUT/sft may have been trained anew since
     """
     wanted = {"model": recipe.model, "max_pixels": recipe.max_pixels, "prompt": recipe.prompt, **asdict(stage),
               "rows_sha256": rows_sha256, "processes": process_count()}
+    if isinstance(stage, Grpo):
+        wanted["start_sha256"] = weights_sha256(Path(start))
     wanted = json.loads(json.dumps(wanted))
     state = PartialState()
     check_same_run(out, wanted)
@@ -116,10 +121,18 @@ def begin(out: Path, recipe: Recipe, stage: Sft | Grpo, rows_sha256: str) -> Pat
     return checkpoints[-1][1] if checkpoints else None
 
 
+def weights_sha256(model: Path) -> str | None:
+    """Of a folder's weights; some ten seconds for 16 GB. None for a name on the hub, which the recipe has already."""
+    if not model.is_dir():
+        return None
+    digests = [[file.name, file_sha256(file)] for file in sorted(model.glob("*.safetensors"))]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
 def train_to_model(out: Path, recipe: Recipe, stage: Sft | Grpo, rows_sha256: str, start: str,
                    make_trainer: Callable[[], Trainer]) -> Path:
     """Train the model `start` from the last checkpoint in `out`, or from the beginning. Returns the whole model."""
-    checkpoint = begin(out, recipe, stage, rows_sha256)
+    checkpoint = begin(out, recipe, stage, rows_sha256, start)
     if not (out / "model").is_dir():
         trainer = make_trainer()
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))

@@ -29,7 +29,7 @@ class Stage1(GoesOn, SFTTrainer):
 
 
 def run(recipe_file: Path, out: Path, captions: Path | None, photos: Path | None, classify: bool,
-        data: dict[str, Path], policy: str | None, dry_run: bool) -> None:
+        data: Sequence[tuple[str, Path]], policy: str | None, dry_run: bool) -> None:
     """The command `sft`: captions, or with `classify` the verdicts of `data` under `policy`."""
     recipe = Recipe.read(recipe_file)
     if recipe.sft is None:
@@ -55,7 +55,7 @@ def captioned(captions: Path, photos: Path | None) -> list[Example]:
     return [caption_example(caption) for caption in read_captions(captions, photos)]
 
 
-def classified(data: dict[str, Path], policy: str | None, prompt: str) -> list[Example]:
+def classified(data: Sequence[tuple[str, Path]], policy: str | None, prompt: str) -> list[Example]:
     """Verdicts under one policy, by its name in the data. Raises TrainingError listing the names if it is not clear."""
     if not data:
         raise TrainingError("--classify needs data with verdicts: --data NAME=FOLDER")

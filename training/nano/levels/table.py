@@ -20,6 +20,7 @@ from tqdm import tqdm
 from safeguard_sdk.durable import write_durably
 from safeguard_sdk.engine.tags import Encode
 from training.assets import fetch_wordnet
+from training.errors import TrainingError
 from training.nano.levels.learn import EVALUATE_EVERY, METHODS, learn
 from training.nano.levels.policies import Judged, Level, judged_photos, read_levels
 from training.nano.reader import Reader
@@ -37,7 +38,7 @@ BASE, ALWAYS = "base", "always unsafe"
 def run_levels(photos: Path, out: Path, start: Path, trained: Sequence[str]) -> str:
     """Run what is missing of `trained` × METHODS × SEEDS, and return the table.
 
-    trained  names of the levels to learn. Raises ValueError for one that levels.yaml lacks.
+    trained  names of the levels to learn. Raises TrainingError for one that levels.yaml lacks.
     """
     out.mkdir(parents=True, exist_ok=True)
     start_from(start, out)
@@ -45,8 +46,7 @@ def run_levels(photos: Path, out: Path, start: Path, trained: Sequence[str]) -> 
     assets = out.parent / "assets"
     concepts = Concepts.read(WordNet.read(fetch_wordnet(assets)))
     levels = read_levels(concepts)
-    if unknown := set(trained) - {level.name for level in levels}:
-        raise ValueError(f"no level {', '.join(sorted(unknown))}; there are {', '.join(one.name for one in levels)}")
+    require_levels(levels, trained)
     heldout = Heldout.read(concepts)
     sight = see(photos, out, concepts, heldout, recipe)
     judged = {split: judged_photos(levels, photo_world(sight, split, concepts, heldout, first_view=split != "train"),
@@ -71,6 +71,12 @@ def run_levels(photos: Path, out: Path, start: Path, trained: Sequence[str]) -> 
     write_durably(out / "table.md", text.encode())
     plot(rows, levels, out / "table.svg")
     return text
+
+
+def require_levels(levels: Sequence[Level], trained: Sequence[str]) -> None:
+    if unknown := set(trained) - {level.name for level in levels}:
+        raise TrainingError(f"--level: there is no level {', '.join(sorted(unknown))}; there are "
+                            f"{', '.join(level.name for level in levels)}")
 
 
 def marks(reader: Reader, encode: Encode, levels: Sequence[Level], judged: Judged) -> dict[str, float]:

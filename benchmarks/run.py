@@ -27,16 +27,16 @@ import typer
 from rich.console import Console
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.speed.compare import TOLERANCE, check, read_results
+from benchmarks.speed.compare import TOLERANCE, check, read_results, refuse_others
 from benchmarks.speed.measure import Plan, measure
 from benchmarks.speed.peers import PEERS, read_models
-from benchmarks.speed.photos import read_folder, sample_photos
+from benchmarks.speed.photos import describe, read_folder, sample_photos
 from benchmarks.speed.quality import read_labelled
 from benchmarks.speed.report import REPORT, RESULTS, write_report
 from benchmarks.speed.systems import ENGINES, find_bundles
 from benchmarks.speed.tables import show_check, show_comparison, show_results
 from safeguard_sdk import Bundle, Policy
-from safeguard_sdk.cli.printing import readable_errors
+from safeguard_sdk.cli.printing import print_error, readable_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 stderr = Console(stderr=True)
@@ -51,7 +51,7 @@ def main(
     images: Annotated[Path | None, typer.Option(help="Folder of images; default: sample photos.")] = None,
     policy: Annotated[str, typer.Option(help="Policy file or name of a packaged policy.")] = "general",
     batch: Annotated[str, typer.Option(help="Batch sizes of check_many.")] = "1,2,4,8,16",
-    threads: Annotated[int, typer.Option(min=0, help="Of the runtime; 0 for all cores.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="Of the runtime; 0 for all cores.")] = 0,
     duration: Annotated[float, typer.Option(min=0.01, help="Seconds of each part of each scenario.")] = 10,
     bound: Annotated[float | None, typer.Option(min=0.001, help="Of the server's p99, in ms; default: 5 times the "
                                                                 "median check.")] = None,
@@ -68,9 +68,14 @@ def main(
 ) -> None:
     """Measure guards on this machine.
 
-    Exit status: 0 measured; 1 a ratio is worse than in the baseline of --check; 2 it could not be done as asked.
+    Exit status: 0 measured; 1 a ratio is worse than in the baseline of --check; 2 it could not be done as asked, or
+    not all of it.
     """
     with readable_errors():
+        if compare is not None and baseline is not None:
+            raise BenchmarkError("--check measures and --compare does not; give one of them")
+        if peer_model and not peers:
+            raise BenchmarkError("--peer-model: no peer is measured without --peers; give that as well")
         if compare is not None:
             Console().print(show_comparison(*map(read_results, compare)))
             return
@@ -81,15 +86,22 @@ def main(
             batches=read_batches(batch), threads=threads, seconds=duration, bound_ms=bound,
             peers=peers, peer_models=read_models(peer_model or []),
             rows=[] if quality is None else read_labelled(quality))
+        if before is not None:
+            refuse_others(baseline, before, {"photos": describe(plan.files)["sha256"], "threads": plan.threads,
+                                             "policies": [plan.policy.sha256]})
         results = measure(plan, lambda doing: stderr.print(doing, style="dim", markup=False, highlight=False))
         write_report(out, results)
         console = Console()
         console.print(show_results(results))
         findings = [] if before is None else check(before, results, tolerance)
-        if findings:
-            console.print(show_check(findings))
+        if before is not None:
+            console.print(show_check(before, results, findings))
     console.print(f"{out / RESULTS}, {out / REPORT}", markup=False, highlight=False, soft_wrap=True)
     print(json.dumps(summary(results)))
+    for what, why in results["failed"].items():
+        print_error(f"{what}: failed after the rest was measured ({why}); run again for it")
+    if results["failed"]:
+        raise typer.Exit(2)
     raise typer.Exit(1 if any(one.fails for one in findings) else 0)
 
 
@@ -112,7 +124,7 @@ def summary(results: dict) -> dict:
                 "latency_ms": {stage: {q: one["value"] for q, one in values.items()}
                                for stage, values in system["single_stream"]["stages_ms"].items()},
                 "img_per_s": {one["batch"]: one["img_per_s"]["value"] for one in system["offline"]},
-                "scan_img_per_s": system["scan"].get("img_per_s"), "server_per_s": system["server"]["highest_rate"],
+                "scan_img_per_s": system["scan"]["img_per_s"], "server_per_s": system["server"]["highest_rate"],
                 "cold_start_s": system["cold_start"]["seconds"]["value"], "rss_mb": system["cold_start"]["rss_mb"],
                 "policy_change_ms": system["policy_change"]["ready_ms"]["value"]} for system in results["systems"]]}
 

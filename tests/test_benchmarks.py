@@ -16,7 +16,7 @@ import tiny_tags
 from typer.testing import CliRunner
 
 from benchmarks.run import app
-from benchmarks.speed import peers, startup
+from benchmarks.speed import measure, peers, startup
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.single_stream import STAGES
 from benchmarks.speed.systems import find_bundles, open_systems
@@ -152,9 +152,40 @@ def test_check_exits_with_1_if_a_ratio_is_worse(bundle, folder, results, tmp_pat
         system["cold_start"]["seconds"]["value"] *= times
     (tmp_path / "baseline.json").write_text(json.dumps(baseline))
     monkeypatch.setattr("benchmarks.run.measure", lambda plan, say: results)
-    result = run("--bundle", bundle, "--images", folder, "--check", tmp_path / "baseline.json", "--out", tmp_path)
+    result = run("--bundle", bundle, "--images", folder, "--policy", "L1", "--threads", 1, "--check",
+                 tmp_path / "baseline.json", "--out", tmp_path)
     assert result.exit_code == status, result.output
     assert bool(re.search(r"cold start / fixed work .* slower ", result.stdout)) is (status == 1)
+
+
+@pytest.mark.parametrize("args, others", [
+    (["--policy", "general", "--threads", 1], r"policies \(.* there, .* here\)"),
+    (["--policy", "L1", "--threads", 2], r"threads \(1 there, 2 here\)"),
+])
+def test_a_baseline_of_something_else_is_refused_before_anything_is_measured(
+        measured, folder, monkeypatch, args, others):
+    monkeypatch.setattr("benchmarks.run.measure", None)
+    result = run("--images", folder, *args, "--check", measured[1] / "results.json")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert re.search(rf"results\.json: was measured with other {others}", result.stderr)
+
+
+def test_what_fails_after_the_measurement_is_named_and_what_was_measured_is_kept(
+        bundle, folder, results, tmp_path, monkeypatch):
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(measure, "_scenarios", lambda system, *_: results["systems"][0] | {"name": system.name})
+    monkeypatch.setattr(measure, "quality", fails)
+    monkeypatch.setattr(measure, "side_by_side", fails)
+    result = run("--bundle", bundle, "--bundle", bundle, "--images", folder, "--policy", "L1", "--quality", folder,
+                 "--out", tmp_path)
+    kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert kept["failed"] == dict.fromkeys(("side by side", "quality"), "RuntimeError: out of memory")
+    assert kept["systems"][0] == results["systems"][0] and kept["quality"] is kept["side_by_side"] is None
+    assert result.exit_code == 2
+    assert "error: quality: failed after the rest was measured (RuntimeError: out of memory)" in result.stderr
+    assert "FAILED: quality: RuntimeError: out of memory" in result.stdout
 
 
 def test_compare_prints_two_results_and_measures_nothing(measured, monkeypatch):
@@ -176,11 +207,13 @@ def test_the_embedded_bundle_and_those_of_the_clone_are_found(tmp_path, bundle):
 
 @pytest.mark.parametrize("args, why", [
     (["--engine", "torch"], "engine torch: PyTorch is the reference of training and export"),
-    (["--engine", "tensorrt"], "engine tensorrt: the SDK runs no TensorRT plans"),
+    (["--engine", "tensorrt"], "engine tensorrt: engines that were built ahead"),
     (["--engine", "onnx"], "engine 'onnx' is not known; choose of onnx-cpu, onnx-cuda, onnx-tensorrt"),
     (["--batch", "1,x"], "--batch '1,x': must be whole numbers"),
     (["--batch", "0"], "--batch '0': must be whole numbers"),
-    (["--peer-model", "transformers"], "--peer-model 'transformers': must be NAME=DIR"),
+    (["--peers", "--peer-model", "transformers"], "--peer-model 'transformers': must be NAME=DIR"),
+    (["--peer-model", "transformers=."], "--peer-model: no peer is measured without --peers"),
+    (["--check", "a.json", "--compare", "a.json", "b.json"], "--check measures and --compare does not"),
     (["--policy", "nowhere.yaml"], "nowhere.yaml: no such file"),
     (["--check", "nowhere.json"], "nowhere.json: cannot be read as results"),
     (["--compare", "nowhere.json", "nowhere.json"], "nowhere.json: cannot be read as results"),
@@ -190,6 +223,12 @@ def test_what_cannot_be_done_as_asked_is_one_line_and_status_2(folder, tmp_path,
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ") and why in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_more_threads_than_any_machine_has_are_refused(folder):
+    result = run("--images", folder, "--threads", 999_999_999_999)
+    assert result.exit_code == 2
+    assert re.search(r"'--threads': .* 1024", re.sub(r"\x1b\[[0-9;]*m", "", result.stderr))
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers(),

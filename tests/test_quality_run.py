@@ -175,6 +175,15 @@ def test_a_folder_with_another_run_is_refused(tmp_path, unsafebench, play):
         run("unsafebench", "played", unsafebench, tmp_path / "out")
 
 
+@pytest.mark.parametrize("text", ["", '{"suite": ', "[]", "null"])
+def test_a_folder_that_does_not_say_what_was_run_in_it_is_refused(tmp_path, unsafebench, play, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text(text)
+    play("safe", "safe", "safe")
+    with pytest.raises(BenchmarkError, match=r"run\.json: does not say in JSON what was run .*; name a new folder"):
+        run("unsafebench", "played", unsafebench, tmp_path / "out")
+
+
 def test_a_line_that_is_no_row_is_an_error_that_names_it(tmp_path):
     (tmp_path / "predictions.jsonl").write_text('{"id": "1"}\n')
     with pytest.raises(BenchmarkError, match="line 1: is no prediction"):

@@ -221,6 +221,12 @@ def test_a_build_goes_on_where_it_stopped_and_edits_anew_what_has_changed(tasks,
         build(tasks, out, "gemini:m@http://127.0.0.1:9")
 
 
+def test_an_instruction_may_hold_any_character_that_json_allows(tasks, tmp_path):
+    task = replace(tasks[0], instruction="Take away the head.\u2028Leave the rest.")
+    build([task], tmp_path / "out", "inpaint")
+    assert [pair.instruction for pair in read_pairs(tmp_path / "out")] == [task.instruction]
+
+
 def test_rejected_edits_are_asked_for_again_only_when_told_to(tasks, tmp_path):
     with FakeEndpoint(lambda asked: fails(400)) as endpoint:
         for retry in (False, False, True):

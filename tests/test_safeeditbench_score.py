@@ -3,10 +3,20 @@
 import json
 from dataclasses import replace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.safeeditbench.rows import Prediction, Row, read_predictions, read_rows, rows_of, write_rows
+from benchmarks.safeeditbench.rows import (
+    Prediction,
+    Row,
+    read_predictions,
+    read_rows,
+    rows_of,
+    write_predictions,
+    write_rows,
+)
 from benchmarks.safeeditbench.score import matched, score
 
 
@@ -171,11 +181,30 @@ def test_predictions_are_found_by_the_text_of_their_policy_where_a_file_names_no
     ('{"image_path": "x.jpg", "prediction": "safe"}', "names no policy"),
     ('{"image_path": "x.jpg", "prediction": "safe", "policy_name": 7}', "7 is none of Policy L1"),
     ('{"image_path": "x.jpg", "prediction": "safe", "policy_name": 1, "safety_label": "Safe"}', "none of safe, unsafe"),
+    ('{"image_path": 7, "prediction": "safe", "policy_name": 1}', "line 1: its image_path is 7, must be text"),
+    ('{"image_path": "x.jpg", "prediction": "safe", "policy": ["a"]}', "line 1: its policy is .*, must be text"),
     ("", "holds no prediction")])
 def test_a_broken_prediction_file_is_an_error_with_its_line(tmp_path, line, message):
     (tmp_path / "x.jsonl").write_text(line, encoding="utf-8")
     with pytest.raises(BenchmarkError, match=message):
         read_predictions(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085"])  # that other programs may take for the end of a line
+def test_a_policy_may_hold_any_character_that_json_allows(tmp_path, mark):
+    answers = [Prediction("x.jpg", "safe", policy=f"No guns.{mark}No knives."),
+               Prediction("y.jpg", "safe", policy="All.")]
+    write_predictions(answers, tmp_path / "x.jsonl")
+    assert read_predictions(tmp_path / "x.jsonl") == answers
+
+
+def test_a_table_whose_photos_are_numbered_and_not_named_is_an_error(tmp_path):
+    path = write_rows([Row(b"photo", "7.jpg", "safe", "shop", "No cups.")], tmp_path)
+    table = pyarrow.parquet.read_table(path)
+    place = table.column_names.index("image_path")
+    pyarrow.parquet.write_table(table.set_column(place, "image_path", pyarrow.array([7])), path)
+    with pytest.raises(BenchmarkError, match="its image_path is 7, must be text"):
+        read_rows(tmp_path)
 
 
 @pytest.mark.parametrize("names", [["Policy L1", "Policy L5"], ["shop", "Policy L5"]])

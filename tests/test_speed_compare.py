@@ -3,12 +3,14 @@
 import copy
 import io
 import json
+import math
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.speed.compare import check, differences, figures, ratios, read_results
+from benchmarks.speed.compare import check, differences, figures, ratios, read_results, refuse_others
 from benchmarks.speed.tables import show_check, show_comparison
 
 
@@ -99,11 +101,16 @@ def test_a_single_observation_is_compared_by_its_value():
     assert any(one.verdict == "slower" for one in check(results(), single))
 
 
-def test_a_baseline_without_systems_is_refused():
-    empty = results()
-    empty["systems"], empty["side_by_side"] = [], None
-    with pytest.raises(BenchmarkError, match="holds no ratios"):
-        check(empty, results())
+@pytest.mark.parametrize("settings, why", [
+    ({"photos": "ee"}, r"other photos \(ab there, ee here\); give the same"),
+    ({"threads": 4}, r"other threads \(0 there, 4 here\)"),
+    ({"policies": ["ff"], "threads": 4}, r"other threads \(.*\) and policies \(\['cd'\] there, \['ff'\] here\)"),
+])
+def test_a_baseline_of_other_photos_threads_or_another_policy_is_refused(settings, why):
+    asked = {"photos": "ab", "threads": 0, "policies": ["cd"]}
+    refuse_others(Path("baseline.json"), results(), asked)
+    with pytest.raises(BenchmarkError, match=f"^baseline.json: was measured with {why}"):
+        refuse_others(Path("baseline.json"), results(), asked | settings)
 
 
 def test_figures_are_absolute_and_leave_out_what_was_not_found():
@@ -126,11 +133,29 @@ def test_two_runs_say_why_they_are_not_of_the_same_thing():
 
 def test_both_tables_show_every_name():
     console = Console(width=150, file=io.StringIO())
-    console.print(show_check(check(results(), results(80.0))))
+    console.print(show_check(results(), results(80.0), check(results(), results(80.0))))
     console.print(show_comparison(results(), results(80.0)))
     text = console.file.getvalue()
     assert all(name in text for name in (*ratios(results()), *figures(results())))
     assert "slower" in text and "2.000" in text
+
+
+def test_under_a_check_stands_why_the_two_runs_are_not_alike():
+    other = results()
+    other["machine"]["cores"] = 8
+    other["noise"] |= {"quiet": False, "reasons": ["heat"]}
+    console = Console(width=150, file=io.StringIO())
+    console.print(show_check(results(), other, check(results(), other)))
+    text = console.file.getvalue()
+    assert "mind: cores differ: 2 and 8" in text and "mind: this run was measured on a noisy machine: heat" in text
+
+
+def test_a_bundle_may_have_a_name_that_looks_like_markup():
+    named = json.loads(json.dumps(results()).replace("nano, onnx-cpu", "shop[/v2], onnx-cpu"))
+    console = Console(width=150, file=io.StringIO())
+    console.print(show_check(named, named, check(named, named)))
+    console.print(show_comparison(named, named))
+    assert all(name in console.file.getvalue() for name in (*ratios(named), *figures(named)))
 
 
 @pytest.mark.parametrize("text, why", [("{", "cannot be read"), ('{"format": 2}', "no result of this version"),
@@ -142,6 +167,43 @@ def test_a_file_that_holds_no_results_is_one_line(tmp_path, text, why):
     with pytest.raises(BenchmarkError, match=why) as caught:
         read_results(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def changed(results: dict, value: object, *path: object) -> dict:
+    inner = results
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return results
+
+
+SINGLE = ("systems", 0, "single_stream", "stages_ms", "total", "p50", "value")
+
+
+@pytest.mark.parametrize("odd, why", [
+    ({"format": 1}, "is no whole result of the benchmark"), (changed(results(), None, "noise"), "is no whole result"),
+    (changed(results(), {"cores": 2}, "machine"), "no whole result"),
+    (changed(results(), 5, "systems"), "no whole result"),
+    (changed(results(), 0, *SINGLE), "is no whole result"), (changed(results(), "40", *SINGLE), "is no whole result"),
+    (changed(results(), [], "systems", 0, "offline"), "is no whole result"),
+    (changed(results(), 0, "noise", "spin_ms", "value"), "is no whole result"),
+    (changed(results(), math.nan, *SINGLE), "NaN is no number"),
+    (changed(results(), math.inf, *SINGLE), "Infinity is no number"),
+    (changed(changed(results(), [], "systems"), None, "side_by_side"), "holds no ratios"),
+])
+def test_results_without_all_that_is_compared_are_one_line_when_they_are_read(tmp_path, odd, why):
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(odd))
+    with pytest.raises(BenchmarkError, match=why) as caught:
+        read_results(file)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_number_without_end_is_refused(tmp_path):
+    text = json.dumps(changed(results(), 12345.678, *SINGLE))
+    (tmp_path / "results.json").write_text(text.replace("12345.678", "1e999"))
+    with pytest.raises(BenchmarkError, match="numbers without end"):
+        read_results(tmp_path / "results.json")
 
 
 def test_results_are_read_as_they_were_written(tmp_path):

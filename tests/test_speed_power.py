@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,17 +24,42 @@ NANO = ("RAM 2690/6854MB (lfb 6x1MB) SWAP 479/3427MB (cached 3MB) CPU [3%@1904,7
 THOR = ("05-17-2026 10:00:32 RAM 4208/125773MB (lfb 31x4MB) SWAP 0/2048MB (cached 0MB) CPU [1%@972,0%@972] "
         "EMC_FREQ 0%@665 GR3D_FREQ @[0,0,0] NVENC0_FREQ @0 VIC off OFA_FREQ @0 PVA0_FREQ off APE 300 cpu@34.468C "
         "tj@34.5C soc012@33.781C VDD_GPU 0mW/0mW VDD_CPU_SOC_MSS 4165mW/4165mW VIN_SYS_5V0 4126mW/4126mW")
+NEW_THOR = f"{THOR} VIN 21500mW/21500mW"
+AGX_ORIN = ("RAM 2500/62780MB (lfb 14000x4MB) CPU [0%@729] GR3D_FREQ 0%@[0,0] cpu@48.0C tboard@36C gpu@-256C tj@49C "
+            "VDD_GPU_SOC 2400mW/2400mW VDD_CPU_CV 800mW/800mW VIN_SYS_5V0 3400mW/3400mW VDDQ_VDD2_1V8AO 400mW/400mW")
+XAVIER = ("RAM 1000/31919MB (lfb 7000x4MB) CPU [2%@1190] AO@32C GPU@32.5C CPU@33.5C PMIC@100C AUX@31.5C Tdiode@36.25C "
+          "GPU 310/310 CPU 465/500 SOC 1550/1550 CV 0/0 VDDRQ 155/155 SYS5V 1520/1520")
 OLD_NANO = ("RAM 1203/3956MB (lfb 4x4MB) CPU [20%@1479] GR3D_FREQ 0%@114 PLL@31C CPU@34C POM_5V_IN 2430/2501 "
             "POM_5V_CPU 405/410")
 
 
 @pytest.mark.parametrize("line, watts, celsius", [
-    (ORIN, 5.0, 53.5), (NANO, 5.079, 50.0), (THOR, 4.126, 34.5), (OLD_NANO, 2.43, 34.0),
+    (ORIN, 5.0, 53.5), (NANO, 5.079, 39.5), (THOR, 8.291, 34.5), (NEW_THOR, 21.5, 34.5), (AGX_ORIN, 6.6, 49.0),
+    (XAVIER, 4.0, 36.25), (OLD_NANO, 2.43, 34.0),
     ("RAM 1/2MB CPU [off]", None, None),  # a board that says neither
+    ("CPU 465/500 gpu@1.2.3C", None, None),  # one rail of several; no number
 ])
 def test_a_line_of_tegrastats_gives_the_whole_boards_power_and_its_hottest_sensor(line, watts, celsius):
     found = parse(line)
     assert (found.watts, found.celsius, found.throttled) == (watts, celsius, None)
+
+
+@pytest.mark.parametrize("line, rails", [
+    (NANO, ("VDD_IN",)), (OLD_NANO, ("POM_5V_IN",)), (NEW_THOR, ("VIN",)),
+    (THOR, ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0")), (AGX_ORIN, ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")),
+    (XAVIER, ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")), ("VDD_GPU_SOC 2400mW/2400mW", ()),
+])
+def test_the_rails_whose_sum_is_the_whole_boards_power_are_named_in_the_results(line, rails):
+    assert summarise([(0.0, parse(line)), (1.0, parse(line))], 1)["rails"] == list(rails)
+
+
+def test_a_rail_whose_meter_reads_below_nothing_is_still_summed():
+    assert parse("VDD_GPU -392mW/-392mW VDD_CPU_SOC_MSS 3924mW/3924mW VIN_SYS_5V0 4000mW/4000mW").watts == 7.532
+
+
+@pytest.mark.parametrize("sensor", ["PMIC@100C", "PMIC-Die@100C", "gpu@-256C"])
+def test_what_is_no_measured_temperature_is_no_heat(sensor):
+    assert parse(sensor).celsius is None
 
 
 @pytest.mark.parametrize("trip, throttled", [(53.6, ()), (53.5, ("heat",))])
@@ -52,22 +78,80 @@ def test_the_lowest_passive_trip_point_counts(tmp_path):
     assert passive_trip(tmp_path) == 95.0
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the recording is played by a shell script")
-def test_tegrastats_is_run_and_read_line_by_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file, content", [("trip_point_0_type", b""), ("trip_point_0_temp", b""),
+                                           ("trip_point_0_temp", b"\xff"), ("trip_point_0_temp", None)])
+def test_a_trip_point_that_cannot_be_read_is_passed_over(tmp_path, file, content):
+    for zone, degrees in (("thermal_zone0", 90000), ("thermal_zone1", 95000)):
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "trip_point_0_type").write_text("passive\n")
+        (tmp_path / zone / "trip_point_0_temp").write_text(f"{degrees}\n")
+    broken = tmp_path / "thermal_zone0" / file
+    broken.unlink()
+    if content is not None:
+        broken.write_bytes(content)
+    assert passive_trip(tmp_path) == 95.0
+
+
+PLAYER = f"""#!{sys.executable}
+import time
+from pathlib import Path
+stage = Path(__file__).with_name("stage")
+for name, line in (("orin", {ORIN!r}), ("nano", {NANO!r})):
+    while stage.read_text() == name:
+        print(line, flush=True)
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch) -> Path:
+    """A file that names the board whose lines tegrastats prints from now on; any other word ends it."""
+    stage = tmp_path / "stage"
+    stage.write_text("orin")
     player = tmp_path / "tegrastats"
-    player.write_text(f"#!{sys.executable}\nprint({ORIN!r}, flush=True)\nprint({NANO!r}, flush=True)\n")
+    player.write_text(PLAYER)
     player.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    return stage
+
+
+def turn_to(stage: Path, name: str) -> None:
+    stage.with_name("next").write_text(name)
+    stage.with_name("next").replace(stage)
+    time.sleep(0.3)  # until all that was printed before is behind
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the recording is played by a script")
+def test_tegrastats_is_read_until_it_ends(stage):
     reader = TegrastatsReader()
-    assert [reader.read().watts, reader.read().watts] == [5.0, 5.079]
+    assert reader.read().watts == 5.0
+    turn_to(stage, "nothing more")
     with pytest.raises(Unreadable, match="tegrastats has ended"):
         reader.read()
     reader.close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the recording is played by a script")
+def test_what_tegrastats_said_between_two_measurements_is_of_neither(stage):
+    reader = TegrastatsReader()
+    assert reader.read().watts == 5.0
+    time.sleep(0.3)  # nobody asks, some thirty lines come
+    turn_to(stage, "nano")
+    assert reader.read().watts == 5.079
+    reader.close()
+
+
 # NVML
 
-class NotSupported(Exception):
+class NVMLError(Exception):
+    pass
+
+
+class NotSupported(NVMLError):
+    pass
+
+
+class FunctionNotFound(NVMLError):
     pass
 
 
@@ -87,8 +171,9 @@ def recorded_nvml(**changes: object) -> SimpleNamespace:
             return value
         return answer
 
-    return SimpleNamespace(NVMLError=NotSupported, NVMLError_NotSupported=NotSupported, NVML_TEMPERATURE_GPU=0,
-                           NVML_CLOCK_SM=1, **{name: play(value) for name, value in said.items()})
+    return SimpleNamespace(NVMLError=NVMLError, NVMLError_NotSupported=NotSupported,
+                           NVMLError_FunctionNotFound=FunctionNotFound, NVML_TEMPERATURE_GPU=0, NVML_CLOCK_SM=1,
+                           **{name: play(value) for name, value in said.items()})
 
 
 def test_nvml_gives_watts_joules_heat_and_why_clocks_are_held_down():
@@ -100,6 +185,24 @@ def test_nvml_gives_watts_joules_heat_and_why_clocks_are_held_down():
 def test_a_card_without_an_energy_counter_gives_watts():
     reader = NvmlReader(recorded_nvml(nvmlDeviceGetTotalEnergyConsumption=NotSupported("Not Supported")))
     assert (reader.read().joules, reader.read().watts) == (None, 61.25)
+
+
+@pytest.mark.parametrize("error", [NotSupported("Not Supported"), FunctionNotFound("Function Not Found")])
+def test_a_card_that_does_not_tell_why_clocks_are_held_down_says_nothing_of_throttling_and_gives_watts(error):
+    reading = NvmlReader(recorded_nvml(nvmlDeviceGetCurrentClocksEventReasons=error)).read()
+    assert (reading.throttled, reading.watts) == (None, 61.25)
+
+
+def test_a_card_that_is_lost_meanwhile_is_unreadable_and_says_nothing_more():
+    nvml = recorded_nvml()
+    reader = NvmlReader(nvml)
+    lost = vars(recorded_nvml(**dict.fromkeys(("nvmlDeviceGetPowerUsage", "nvmlDeviceGetMemoryInfo", "nvmlShutdown",
+                                               "nvmlDeviceGetCount"), NVMLError("GPU is lost"))))
+    vars(nvml).update(lost)
+    with pytest.raises(Unreadable, match="NVML: GPU is lost"):
+        reader.read()
+    assert reader.memory_mib() is None and describe(nvml) == []
+    reader.close()
 
 
 @pytest.mark.parametrize("changes, why", [
@@ -148,6 +251,16 @@ def test_a_counter_of_rapl_that_begins_anew_goes_on(tmp_path):
     assert reader.read().joules - before == pytest.approx(2.0)
     powercap(tmp_path, {"package-0": 2_671_150} | still)
     assert reader.read().joules - before == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("content", ["", "energy\n"])
+def test_a_counter_of_rapl_that_is_no_number_is_unreadable_at_the_start_and_later(tmp_path, content):
+    folder = powercap(tmp_path, {"package-0": 1, "core": 1, "package-1": 1, "psys": 1})
+    reader = RaplReader(folder)
+    (folder / "intel-rapl:1/energy_uj").write_text(content)
+    for read in (reader.read, lambda: RaplReader(folder)):
+        with pytest.raises(Unreadable, match=r"intel-rapl:1.energy_uj: holds '.*', must be a whole number"):
+            read()
 
 
 def test_where_there_is_no_rapl_the_reader_says_so(tmp_path):
@@ -199,6 +312,17 @@ def test_a_source_that_ends_is_reported_and_is_no_energy_of_zero():
     with Meter({"board": Plays()}) as meter:
         pass
     assert meter.energy(3) == {"board": {"failed": "the source has ended"}}
+
+
+def test_whatever_a_source_raises_is_reported_and_what_else_was_read_is_kept():
+    class Breaks(Plays):
+        def read(self) -> Reading:
+            raise KeyError("temperature")
+
+    with Meter({"broken": Breaks(), "board": Plays(Reading(joules=5.0))}) as meter:
+        pass
+    found = meter.energy(3)
+    assert found["broken"] == {"failed": "KeyError: 'temperature'"} and found["board"]["readings"] >= 1
 
 
 def test_every_reader_is_there_or_says_why_not():

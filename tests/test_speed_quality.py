@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.errors import BenchmarkError
 from benchmarks.speed.quality import Answers, _measures, f1, quality, read_labelled
 from benchmarks.speed.systems import System
-from safeguard_sdk import Bundle, Guard, Policy
+from safeguard_sdk import Bundle, Guard, ImageError, Policy
 
 CATS = "name: no cats\nrules:\n  - {id: cats, forbids: [cats]}\n"
 MEANING = """
@@ -69,6 +69,14 @@ def test_a_folder_that_says_something_odd_is_refused_with_its_place(labelled, me
 def test_a_folder_without_an_index_is_refused(tmp_path):
     with pytest.raises(BenchmarkError, match=r"index\.csv"):
         read_labelled(tmp_path)
+
+
+@pytest.mark.parametrize("source", [".", "rows.csv"])
+def test_a_labelled_photo_that_cannot_be_decoded_is_named_when_the_folder_is_read(labelled, source):
+    (labelled / "rows.csv").write_text("path,policy,label\nchelsea.png,cats.yaml,unsafe\nrocket.png,L1,safe\n")
+    (labelled / "rocket.png").write_bytes((labelled / "rocket.png").read_bytes()[:2000])
+    with pytest.raises(ImageError, match=r"rocket\.png"):
+        read_labelled(labelled / source)
 
 
 def test_the_verdicts_are_those_of_the_guard(labelled, tmp_path):

@@ -117,11 +117,33 @@ def test_latex_escapes_what_latex_reads_otherwise():
     assert r"SD\_Filter" in page and r"3.7$^\dagger$" in page and page.count(r"\toprule") == 1 and "†" not in page
 
 
+def test_latex_escapes_every_character_that_it_reads_otherwise(tmp_path):
+    results = read_results([rf"a\b^c~d{{e}}={safeeditbench(tmp_path / 'a')}"])
+    assert r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d\{e\} & here" in latex(TABLES["table-6"], results)
+
+
+@pytest.mark.parametrize("folder", ["lr=1e-4", "plain"])
+def test_a_folder_may_have_an_equals_sign_in_its_name_with_a_label_and_without(tmp_path, folder):
+    path = safeeditbench(tmp_path / folder)
+    assert list(read_results([str(path)])) == ["nano"]
+    assert list(read_results([f"SFT on L1={path}"])) == ["SFT on L1"]
+
+
+GENERAL = {"suite": "general", "system": "nano", "average": None}
+
+
 @pytest.mark.parametrize("metrics, message", [
-    ({"suite": "policyflip", "system": "nano"}, "is in none of the paper's tables"), ({}, "is no metrics.json")])
+    ({"suite": "policyflip", "system": "nano"}, "is in none of the paper's tables"), ({}, "is no metrics.json"),
+    ({**GENERAL, "system": 5, "benchmarks": {}}, "its system is 5, must be the name of one"),
+    ({"suite": ["general"], "system": "nano"}, "is no metrics.json"),
+    ({**GENERAL, "benchmarks": []}, "is no metrics.json"),
+    ({"suite": "safeeditbench", "system": "nano", "policies": []}, "is no metrics.json"),
+    ({**GENERAL, "benchmarks": {"MMMU": "0.5"}}, "'0.5' is no share of 0 to 1"),
+    ({**GENERAL, "benchmarks": {"MMMU": float("nan")}}, "nan is no share of 0 to 1")])
 def test_a_file_that_is_no_result_is_an_error_that_names_it(tmp_path, metrics, message):
-    with pytest.raises(BenchmarkError, match=message):
+    with pytest.raises(BenchmarkError, match=message) as caught:
         read_results([str(write(tmp_path / "a", metrics))])
+    assert str(tmp_path / "a") in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_two_results_of_one_system_want_a_label(tmp_path):

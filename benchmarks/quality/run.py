@@ -134,8 +134,18 @@ def _same_run(path: Path, facts: dict) -> None:
     if not path.exists():
         write_durably(path, (json.dumps(facts, indent=1) + "\n").encode())
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = _facts(path)
     changed = [key for key in sorted(before.keys() | facts.keys()) if before.get(key) != facts.get(key)]
     if changed:
         raise BenchmarkError(f"{path.parent}: holds another run, which differs in {', '.join(changed)} "
                              f"({before.get(changed[0])!r} there, {facts.get(changed[0])!r} here); name a new folder")
+
+
+def _facts(path: Path) -> dict:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError(f"{facts!r:.60} is no object")
+    except ValueError as error:
+        raise BenchmarkError(f"{path}: does not say in JSON what was run there ({error}); name a new folder") from error
+    return facts

@@ -128,7 +128,8 @@ def read_pairs(out: Path, missing_ok: bool = False) -> list[Pair]:
     if missing_ok and not path.exists():
         return []
     try:
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 within a text, too
+        entries = [json.loads(line) for line in lines if line]
         return [Pair(**entry | {"boxes": tuple(map(tuple, entry["boxes"]))}) for entry in entries]
     except FileNotFoundError as error:
         raise BenchmarkError(f"{path}: no such file; make the pairs with `python -m benchmarks.safeeditbench build`"

@@ -95,8 +95,9 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for place, entry in read_tables(folder, pattern, columns):
         image = photos.setdefault(entry["image"], entry["image"])
-        rows.append(Row(image, entry["image_path"], _class_name(entry["safety_label"], LABELS, place),
-                        _policy_name(entry["policy_name"], place), entry["policy"], entry.get("category") or ""))
+        rows.append(Row(image, _expect_text(entry["image_path"], "image_path", place),
+                        _class_name(entry["safety_label"], LABELS, place), _policy_name(entry["policy_name"], place),
+                        _expect_text(entry["policy"], "policy", place), entry.get("category") or ""))
     return rows
 
 
@@ -134,7 +135,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     """
     predictions = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 within a text, too
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path}: cannot be read ({error}); name a JSONL file of predictions") from error
     for number, line in enumerate(lines, start=1):
@@ -194,12 +195,18 @@ def _prediction(line: str, place: str) -> Prediction:
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(f"{place}: is no JSON object with image_path and prediction ({error})") from error
     name = record.get("policy_name", record.get("policy_level", ""))
-    policy, truth = record.get("policy") or "", record.get("safety_label")
+    policy, truth = _expect_text(record.get("policy") or "", "policy", place), record.get("safety_label")
     if name in ("", None) and not policy:
         raise BenchmarkError(f"{place}: names no policy; it needs policy_name, policy_level or policy")
-    return Prediction(image_path, "" if answer is None else str(answer),
+    return Prediction(_expect_text(image_path, "image_path", place), "" if answer is None else str(answer),
                       _policy_name(name, place) if name not in ("", None) else "", policy,
                       None if truth is None else _class_name(truth, LABELS, place))
+
+
+def _expect_text(value: object, column: str, place: str) -> str:
+    if not isinstance(value, str):
+        raise BenchmarkError(f"{place}: its {column} is {value!r:.60}, must be text")
+    return value
 
 
 def _photo(image_path: str) -> str:

@@ -7,6 +7,8 @@ ratios alone, all of which are better the smaller they are.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,16 @@ from benchmarks.speed.statistics import Estimate
 
 FORMAT = 1
 TOLERANCE = 0.15
+SETTINGS: dict[str, Callable[[dict], object]] = {  # what a run was asked to measure
+    "photos": lambda results: results["settings"]["photos"]["sha256"],
+    "threads": lambda results: results["settings"]["threads"],
+    "policies": lambda results: sorted({system["policy_sha256"] for system in results["systems"]}),
+}
+MACHINE: dict[str, Callable[[dict], object]] = {
+    "processors": lambda results: results["machine"]["cpu"], "cores": lambda results: results["machine"]["cores"],
+    "Pythons": lambda results: results["machine"]["python"],  # the fixed work is done by it
+    "GPUs": lambda results: [gpu["name"] for gpu in results["machine"]["gpus"]],
+}
 
 
 @dataclass(frozen=True)
@@ -30,24 +42,39 @@ class Finding:
 
 
 def read_results(path: Path) -> dict:
-    """A results.json. Raises BenchmarkError."""
+    """A results.json with all that is compared. Raises BenchmarkError."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{path}: cannot be read as results of a benchmark ({error}); "
                              "`python benchmarks/run.py` writes such a file, results.json") from error
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise BenchmarkError(f"{path}: is no result of this version of the benchmark; measure again")
+    try:
+        differences(results, results)
+        found = [*ratios(results).values(), *(Estimate(value, None, None) for value in figures(results).values())]
+        finite = all(math.isfinite(end) for one in found for end in (one.value, one.low, one.high) if end is not None)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise BenchmarkError(f"{path}: is no whole result of the benchmark ({error!r}); measure again") from error
+    if not results["systems"] or not finite:
+        raise BenchmarkError(f"{path}: holds no ratios, or numbers without end; measure again")
     return results
+
+
+def refuse_others(path: Path, baseline: dict, asked: dict[str, object]) -> None:
+    """Raises BenchmarkError where a baseline was measured with other SETTINGS than those asked for now."""
+    others = [f"{what} ({_short(of(baseline))} there, {_short(asked[what])} here)" for what, of in SETTINGS.items()
+              if of(baseline) != asked[what]]
+    if others:
+        raise BenchmarkError(f"{path}: was measured with other {' and '.join(others)}; give the same --images, "
+                             "--threads and --policy, or measure a new baseline")
 
 
 def check(baseline: dict, results: dict, tolerance: float = TOLERANCE) -> list[Finding]:
     """Each ratio of the baseline against this run's. Slower is what is beyond the tolerance even at the better end of
-    its interval. Raises BenchmarkError if the baseline has no ratios."""
-    before, now = ratios(baseline), ratios(results)
-    if not before:
-        raise BenchmarkError("the baseline holds no ratios; measure it again")
-    return [_finding(name, was.value, now.get(name), tolerance) for name, was in before.items()]
+    its interval."""
+    now = ratios(results)
+    return [_finding(name, was.value, now.get(name), tolerance) for name, was in ratios(baseline).items()]
 
 
 def ratios(results: dict) -> dict[str, Estimate]:
@@ -91,21 +118,12 @@ def figures(results: dict) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def differences(one: dict, other: dict) -> list[str]:
+def differences(one: dict, other: dict, names: tuple[str, str] = ("A", "B")) -> list[str]:
     """Why two results are not of the same thing."""
-    said = []
-    for what, of in (("processors", lambda r: r["machine"]["cpu"]), ("cores", lambda r: r["machine"]["cores"]),
-                     ("Pythons", lambda r: r["machine"]["python"]),  # the fixed work is done by it
-                     ("GPUs", lambda r: [gpu["name"] for gpu in r["machine"]["gpus"]]),
-                     ("photos", lambda r: r["settings"]["photos"]["sha256"]),
-                     ("threads", lambda r: r["settings"]["threads"]),
-                     ("policies", lambda r: sorted({system["policy_sha256"] for system in r["systems"]}))):
-        if of(one) != of(other):
-            said.append(f"{what} differ: {_short(of(one))} and {_short(of(other))}")
-    for letter, results in (("A", one), ("B", other)):
-        if not results["noise"]["quiet"]:
-            said.append(f"{letter} was measured on a noisy machine: {'; '.join(results['noise']['reasons'])}")
-    return said
+    said = [f"{what} differ: {_short(of(one))} and {_short(of(other))}" for what, of in (MACHINE | SETTINGS).items()
+            if of(one) != of(other)]
+    return said + [f"{name} was measured on a noisy machine: {'; '.join(results['noise']['reasons'])}"
+                   for name, results in zip(names, (one, other), strict=True) if not results["noise"]["quiet"]]
 
 
 def _finding(name: str, was: float, now: Estimate | None, tolerance: float) -> Finding:
@@ -115,6 +133,10 @@ def _finding(name: str, was: float, now: Estimate | None, tolerance: float) -> F
     worst = now.value if now.high is None else now.high
     verdict = "slower" if best > was * (1 + tolerance) else "faster" if worst < was / (1 + tolerance) else "same"
     return Finding(name, was, now, verdict)
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
 
 
 def _together(results: dict) -> dict[str, dict]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.speed import machine, noise
 from benchmarks.speed.offline import offline, scan_rate
-from benchmarks.speed.peers import Task, open_peers
+from benchmarks.speed.peers import Peer, Task, open_peers
 from benchmarks.speed.photos import describe
 from benchmarks.speed.power import Reader, open_readers
 from benchmarks.speed.quality import quality
@@ -46,7 +46,8 @@ class Plan:
 
 
 def measure(plan: Plan, say: Callable[[str], object]) -> dict:
-    """All results, ready for JSON. `say` is told what is going on. Raises SafeguardError."""
+    """All results, ready for JSON; what failed after the scenarios stands in "failed". `say` is told what is going on.
+    Raises SafeguardError."""
     engines, absent = choose_engines(plan.engines)
     readers, silent = open_readers()
     try:
@@ -58,13 +59,7 @@ def measure(plan: Plan, say: Callable[[str], object]) -> dict:
         measured = []
         for system in systems:
             measured.append(_scenarios(system, plan, readers, cost, looks, say))
-        together = None
-        if len(systems) + len(peers) > 1:
-            say(f"side by side: {', '.join([*(one.name for one in systems), *(one.name for one in peers)])}")
-            together = side_by_side(systems, peers, plan.files, max(plan.batches), plan.seconds)
-        if plan.rows:
-            say(f"quality: {len(plan.rows)} labelled rows")
-        judged = quality(systems, plan.rows) if plan.rows else None
+        last = _last(systems, peers, plan, say)
         looks.append(noise.look())
     finally:
         for reader in readers.values():
@@ -75,11 +70,31 @@ def measure(plan: Plan, say: Callable[[str], object]) -> dict:
         "settings": {"threads": plan.threads, "seconds": plan.seconds, "batches": list(plan.batches),
                      "photos": describe(plan.files)},
         "harness": {"overhead_us_per_check": round(cost, 2)},
-        "systems": measured, "side_by_side": together, "quality": judged,
+        "systems": measured, **last,
         "not_measured": {**{f"engine {name}": why for name, why in absent.items()}, **refused,
                          **{f"power by {name}": why for name, why in silent.items()},
                          **{f"peer {name}": why for name, why in missing.items()}},
     }
+
+
+def _last(systems: list[System], peers: list[Peer], plan: Plan, say: Callable[[str], object]) -> dict:
+    """What needs all systems at once. What fails stands in "failed": all that was measured before is not to be lost."""
+    found: dict = {"side_by_side": None, "quality": None, "failed": {}}
+
+    def step(name: str, told: str, scenario: Callable[[], object]) -> None:
+        shown = name.replace("_", " ")
+        say(f"{shown}: {told}")
+        try:
+            found[name] = scenario()
+        except Exception as error:  # a peer may raise anything
+            found["failed"][shown] = " ".join(f"{type(error).__name__}: {error}".split())
+
+    if len(systems) + len(peers) > 1:
+        step("side_by_side", ", ".join([*(one.name for one in systems), *(one.name for one in peers)]),
+             lambda: side_by_side(systems, peers, plan.files, max(plan.batches), plan.seconds))
+    if plan.rows:
+        step("quality", f"{len(plan.rows)} labelled rows", lambda: quality(systems, plan.rows))
+    return found
 
 
 def _scenarios(system: System, plan: Plan, readers: dict[str, Reader], cost_us: float, looks: list[noise.Look],

@@ -11,7 +11,6 @@ from benchmarks.speed.photos import until
 from benchmarks.speed.power import Meter, Reader
 from benchmarks.speed.statistics import percentiles, rate
 from safeguard_sdk import Guard
-from safeguard_sdk.image import SquareGeometry
 from safeguard_sdk.scan import Options, scan
 
 LEAST_SCANNED, MOST_SCANNED = 32, 5000
@@ -24,12 +23,10 @@ def offline(guard: Guard, files: list[bytes], batches: list[int], seconds: float
 
 
 def scan_rate(guard: Guard, files: list[bytes], expected: float, seconds: float) -> dict:
-    """Images a second of a whole scan: files read, decoded in other processes, judged, rows on the disk; or why not.
+    """Images a second of a whole scan: files read, decoded in other processes, judged, rows on the disk.
 
     expected  images a second, for as many files as that takes `seconds`
     """
-    if not isinstance(guard.bundle.geometry, SquareGeometry):
-        return {"not_measured": f"{guard.bundle.name} takes images of many shapes, a scan those of one"}
     count = min(MOST_SCANNED, max(LEAST_SCANNED, round(expected * seconds)))
     with tempfile.TemporaryDirectory() as place:
         photos = Path(place) / "photos"

@@ -25,6 +25,7 @@ from benchmarks.speed.statistics import Estimate, share
 from benchmarks.speed.systems import System
 from safeguard_sdk import Guard, Policy
 from safeguard_sdk.guard import prepare
+from safeguard_sdk.image import decode_image
 from training.calibration.rows import Row, read_rows
 from training.photos import Photo, read_photos
 
@@ -43,19 +44,14 @@ class Answers:
 
 
 def read_labelled(source: Path) -> list[Row]:
-    """Rows of a labelled folder or of a file of rows. Raises BenchmarkError, PolicyError or TrainingError."""
-    if not source.is_dir():
-        return read_rows(source)
-    try:
-        photos = read_photos(source)
-        entries = yaml.safe_load((source / MEANING).read_text(encoding="utf-8"))
-    except (OSError, KeyError, ValueError, yaml.YAMLError) as error:
-        raise BenchmarkError(f"{source}: {' '.join(str(error).split())}; a labelled folder has an index.csv with the "
-                             f"columns path, source and labels, and a {MEANING}, see docs/performance.md") from error
-    if not isinstance(entries, list) or not entries:
-        raise BenchmarkError(f"{source / MEANING}: must be a list of policies, each with unsafe and safe")
-    return [row for number, entry in enumerate(entries, start=1)
-            for row in _rows(entry, photos, source, f"{source / MEANING}, policy {number}")]
+    """Rows of a labelled folder or of a file of rows, whose photos can all be decoded.
+
+    raises  BenchmarkError, PolicyError, TrainingError or ImageError
+    """
+    rows = _read_folder(source) if source.is_dir() else read_rows(source)
+    for photo in dict.fromkeys(row.photo for row in rows):
+        decode_image(photo)
+    return rows
 
 
 def quality(systems: list[System], rows: list[Row]) -> dict:
@@ -74,6 +70,19 @@ def f1(unsafe: np.ndarray, broken: np.ndarray) -> np.ndarray:
     hits = (unsafe & broken).sum(-1)
     wrong = (unsafe != broken).sum(-1)
     return 2 * hits / np.maximum(2 * hits + wrong, 1)
+
+
+def _read_folder(source: Path) -> list[Row]:
+    try:
+        photos = read_photos(source)
+        entries = yaml.safe_load((source / MEANING).read_text(encoding="utf-8"))
+    except (OSError, KeyError, ValueError, yaml.YAMLError) as error:
+        raise BenchmarkError(f"{source}: {' '.join(str(error).split())}; a labelled folder has an index.csv with the "
+                             f"columns path, source and labels, and a {MEANING}, see docs/performance.md") from error
+    if not isinstance(entries, list) or not entries:
+        raise BenchmarkError(f"{source / MEANING}: must be a list of policies, each with unsafe and safe")
+    return [row for number, entry in enumerate(entries, start=1)
+            for row in _rows(entry, photos, source, f"{source / MEANING}, policy {number}")]
 
 
 def _answers(system: System, rows: list[Row]) -> Answers:

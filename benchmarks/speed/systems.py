@@ -1,4 +1,4 @@
-"""A bundle on an engine: what is measured. Only engines that the SDK has can be asked for."""
+"""A bundle on an engine: what is measured. Engines run in ONNX Runtime, with the provider that their names say."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from safeguard_sdk.errors import EngineError
 
 ENGINES = {"onnx-cpu": "cpu", "onnx-cuda": "cuda", "onnx-tensorrt": "tensorrt"}  # to the provider of a Guard
 BUNDLES = Path(__file__).parents[2] / "bundles"  # where exports of this clone usually lie
-NOT_OF_THE_SDK = {
+NOT_MEASURED = {
     "torch": "PyTorch is the reference of training and export, not an engine of the SDK; `--peers --peer-model "
              "transformers=CHECKPOINT` measures the checkpoint there",
-    "tensorrt": "the SDK runs no TensorRT plans by itself; onnx-tensorrt runs a bundle's graphs through TensorRT",
+    "tensorrt": "engines that were built ahead (`Guard(..., engines=DIR)`) are not measured here; with onnx-tensorrt "
+                "ONNX Runtime builds engines of a bundle's graphs",
 }
 
 
@@ -67,12 +68,12 @@ def open_systems(bundles: list[Bundle], engines: list[str], policy: Policy, thre
 def choose_engines(asked: list[str]) -> tuple[list[str], dict[str, str]]:
     """The engines to measure, and of the others why not. Those asked for by name must be there.
 
-    raises  BenchmarkError for an engine that the SDK does not have, or that cannot run on this machine
+    raises  BenchmarkError for an engine that is not measured here, or that cannot run on this machine
     """
     absent = _absent()
     for name in asked:
-        if name in NOT_OF_THE_SDK:
-            raise BenchmarkError(f"engine {name}: {NOT_OF_THE_SDK[name]}")
+        if name in NOT_MEASURED:
+            raise BenchmarkError(f"engine {name}: {NOT_MEASURED[name]}")
         if name not in ENGINES:
             raise BenchmarkError(f"engine {name!r} is not known; choose of {', '.join(ENGINES)}")
         if name in absent:

@@ -28,17 +28,18 @@ def facts(results: dict) -> list[str]:
     cost = results["harness"]["overhead_us_per_check"]
     share = max(system["single_stream"]["harness_share"] for system in results["systems"])
     lines.append(f"The harness adds {cost:.1f} µs to a check, {share:.3%} of it at most.")
-    return lines + [f"not measured: {what}: {why}" for what, why in results["not_measured"].items()]
+    return [*lines, *(f"not measured: {what}: {why}" for what, why in results["not_measured"].items()),
+            *(f"FAILED: {what}: {why}" for what, why in results["failed"].items())]
 
 
-def show_check(findings: list[Finding]) -> Table:
+def show_check(baseline: dict, results: dict, findings: list[Finding]) -> Group:
     shown = Table("ratio within a run, against the baseline")
     for column in ("baseline", "now", "verdict"):
         shown.add_column(column, justify="right", overflow="fold")
     for one in findings:
         now = "—" if one.now is None else _interval(vars(one.now), "{:.3g}")
-        shown.add_row(one.name, f"{one.was:.3g}", now, one.verdict, style="bold red" if one.fails else "")
-    return shown
+        shown.add_row(Text(one.name), f"{one.was:.3g}", now, one.verdict, style="bold red" if one.fails else "")
+    return Group(shown, _minds(differences(baseline, results, ("the baseline", "this run"))))
 
 
 def show_comparison(one: dict, other: dict) -> Group:
@@ -53,9 +54,13 @@ def show_comparison(one: dict, other: dict) -> Group:
         for name in dict.fromkeys([*before, *after]):
             values = before.get(name), after.get(name)
             times = f"{values[1] / values[0]:.3f}" if None not in values and values[0] else "—"
-            shown.add_row(name, *("—" if value is None else f"{value:.4g}" for value in values), times)
+            shown.add_row(Text(name), *("—" if value is None else f"{value:.4g}" for value in values), times)
         parts.append(shown)
-    return Group(*parts, Text("\n".join(f"mind: {why}" for why in differences(one, other))))
+    return Group(*parts, _minds(differences(one, other)))
+
+
+def _minds(said: list[str]) -> Text:
+    return Text("\n".join(f"mind: {why}" for why in said))
 
 
 def _system(system: dict) -> Iterator[Table | Text]:
@@ -73,7 +78,7 @@ def _system(system: dict) -> Iterator[Table | Text]:
     rows = Table("scenario", show_header=False)
     rows.add_column(justify="right", overflow="fold")
     for name, value in _rows(system):
-        rows.add_row(name, value)
+        rows.add_row(Text(name), Text(value))
     yield rows
 
 
@@ -83,7 +88,7 @@ def _rows(system: dict) -> Iterator[tuple[str, str]]:
     yield "checks", f"{single['checks']:,}" + ("" if single["p99_has_ten_beyond"] else ", too few for a p99")
     for one in system["offline"]:
         yield f"check_many of {one['batch']}, img/s", _interval(one["img_per_s"], "{:.2f}")
-    yield "scan, img/s", scan.get("not_measured") or f"{scan['img_per_s']:.2f}"
+    yield "scan, img/s", f"{scan['img_per_s']:.2f}"
     yield (f"server, requests/s with p99 under {server['bound_ms']:.0f} ms",
            "none of the rates tried" if server["highest_rate"] is None else f"{server['highest_rate']:.2f}")
     yield "cold start to first verdict, s", _interval(start["seconds"], "{:.2f}")
@@ -95,7 +100,8 @@ def _rows(system: dict) -> Iterator[tuple[str, str]]:
         yield (f"prefill under {row['tokens']} tokens of policy, ms",
                row.get("not_measured") or _interval(row["prefill_ms"], "{:.2f}"))
     for row in system["image_size"]:
-        yield f"check of a JPEG of {row['side']} px, ms", _interval(row["total_ms"], "{:.2f}")
+        yield (f"check of a JPEG of {row['side']} px, ms",
+               row.get("not_measured") or _interval(row["total_ms"], "{:.2f}"))
     for reader, energy in single["energy"].items():
         yield f"energy by {reader}, mJ an image", energy.get("failed") or str(energy["mj_per_image"])
 
@@ -110,7 +116,7 @@ def _together(results: dict) -> Iterator[Table | Text]:
         shown.add_column(column, justify="right", overflow="fold")
     for name, one in together["single_stream"].items():
         many = together["offline"].get(name)
-        shown.add_row(name, _interval(one["latency_ms"]["p50"], "{:.2f}"), _interval(one["of_first"], "{:.2f}"),
+        shown.add_row(Text(name), _interval(one["latency_ms"]["p50"], "{:.2f}"), _interval(one["of_first"], "{:.2f}"),
                       *("—", "—") if many is None else (_interval(many["img_per_s"], "{:.2f}"),
                                                         _interval(many["of_first"], "{:.2f}")))
     yield shown
@@ -125,7 +131,7 @@ def _quality(results: dict) -> Iterator[Table | Text]:
         shown.add_column(column, justify="right", overflow="fold")
     speed = {system["name"]: system["single_stream"]["stages_ms"]["total"]["p50"] for system in results["systems"]}
     for name, one in results["quality"]["systems"].items():
-        shown.add_row(name, *("—" if one[key] is None else _interval(one[key], "{:.3f}")
+        shown.add_row(Text(name), *("—" if one[key] is None else _interval(one[key], "{:.3f}")
                               for key in ("f1", "precision", "recall", "flips")), _interval(speed[name], "{:.2f}"))
     yield shown
 

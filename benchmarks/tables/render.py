@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from benchmarks.tables.results import Figures, PublishedRow, Table, figures_of
 
 NOT_RUN, NO_FIGURE, SECOND_HAND = "not run", "–", "†"
-LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "–": "--", "†": r"$^\dagger$"}
+LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}",
+         "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "–": "--", "†": r"$^\dagger$"}
 Line = tuple[str, str, list[str]]  # system, whose figures, cells
 
 

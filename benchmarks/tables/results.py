@@ -57,22 +57,36 @@ def read_results(arguments: list[str]) -> dict[str, dict[str, Figures]]:
     its system: "nano", "bundle:DIR", "qwen2.5-vl-7b" wherever it ran. Raises BenchmarkError."""
     results: dict[str, dict[str, Figures]] = {}
     for argument in arguments:
-        label, _, path = argument.rpartition("=")
+        label, path = _labelled(argument)
         file = Path(path) / "metrics.json" if Path(path).is_dir() else Path(path)
-        try:
-            metrics = json.loads(file.read_text(encoding="utf-8"))
-            suite, system = metrics["suite"], metrics["system"]
-            figures = READERS[suite](metrics) if suite in READERS else None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BenchmarkError(f"{file}: is no metrics.json of benchmarks.quality or benchmarks.general ({error!r})"
-                                 ) from error
-        if figures is None:
-            raise BenchmarkError(f"{file}: the suite {suite} is in none of the paper's tables; its marks stand there")
+        suite, system, figures = _read(file)
         label = label or (system if system.startswith("bundle:") else re.split("[:@]", system)[0])
         if suite in results.setdefault(label, {}):
             raise BenchmarkError(f"{file}: a second result of {label} on {suite}; label one of them: LABEL={path}")
         results[label][suite] = figures
     return results
+
+
+def _labelled(argument: str) -> tuple[str, str]:
+    """(label, path) of `[LABEL=]PATH`; a path that is there may hold a "=" itself."""
+    label, equals, path = argument.partition("=")
+    return ("", argument) if Path(argument).exists() or not equals else (label, path)
+
+
+def _read(file: Path) -> tuple[str, str, Figures]:
+    """Suite, system and figures. Raises BenchmarkError."""
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        suite, system = metrics["suite"], metrics["system"]
+        figures = READERS[suite](metrics) if suite in READERS else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchmarkError(f"{file}: is no metrics.json of benchmarks.quality or benchmarks.general ({error!r})"
+                             ) from error
+    if figures is None:
+        raise BenchmarkError(f"{file}: the suite {suite} is in none of the paper's tables; its marks stand there")
+    if not isinstance(system, str):
+        raise BenchmarkError(f"{file}: its system is {system!r:.60}, must be the name of one")
+    return suite, system, figures
 
 
 def figures_of(table: Table, suites: dict[str, Figures]) -> Figures | None:
@@ -129,4 +143,9 @@ def _with_macro(figures: Figures, columns: list[str]) -> Figures:
 
 
 def _per_cent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+    """Raises ValueError for what is no share."""
+    if share is None:
+        return None
+    if not isinstance(share, int | float) or not 0 <= share <= 1:  # nor is NaN
+        raise ValueError(f"{share!r:.60} is no share of 0 to 1")
+    return 100 * share

@@ -29,6 +29,7 @@ class Reading:
     joules: float | None = None  # a counter that never falls
     celsius: float | None = None
     throttled: tuple[str, ...] | None = None  # why clocks are held down; () if they are not
+    rails: tuple[str, ...] = ()  # whose sum the watts are, where a board tells them apart
 
 
 class Reader(Protocol):
@@ -94,6 +95,8 @@ class Meter:
                 self._done.wait(reader.pause)
         except Unreadable as why:
             self._failed[name] = str(why)
+        except Exception as error:  # a driver may raise anything, and what is measured meanwhile is not to be lost
+            self._failed[name] = f"{type(error).__name__}: {error}"
 
 
 def summarise(taken: list[tuple[float, Reading]], images: int) -> dict:
@@ -107,7 +110,8 @@ def summarise(taken: list[tuple[float, Reading]], images: int) -> dict:
             "watts": round(joules / seconds, 2) if joules is not None and seconds > 0 else None,
             "mj_per_image": round(joules * MJ / images, 2) if joules is not None and images else None,
             "celsius": max(heat) if heat else None,
-            "throttled": sorted({why for one in throttled for why in one}) if throttled else None}
+            "throttled": sorted({why for one in throttled for why in one}) if throttled else None,
+            "rails": list(dict.fromkeys(rail for _, one in taken for rail in one.rails))}
 
 
 def _joules(taken: list[tuple[float, Reading]]) -> float | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from types import ModuleType
 
 from benchmarks.speed.power import MJ, Reading, Unreadable
@@ -24,34 +23,40 @@ class NvmlReader:
         try:
             self._nvml.nvmlInit()
             self._gpu = self._nvml.nvmlDeviceGetHandleByIndex(0)
-            self.read()
         except self._nvml.NVMLError as error:
             raise Unreadable(f"NVML: {error}") from error
+        self.read()
 
     def read(self) -> Reading:
         watts = self._ask(self._nvml.nvmlDeviceGetPowerUsage)
         joules = self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
         heat = self._ask(self._nvml.nvmlDeviceGetTemperature, self._nvml.NVML_TEMPERATURE_GPU)
-        reasons = self._ask(self._nvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
+        reasons = self._ask(self._nvml.nvmlDeviceGetCurrentClocksEventReasons)
         if watts is None and joules is None:
             raise Unreadable("NVML: this GPU tells neither its power nor its energy")
         return Reading(None if watts is None else watts / MJ, None if joules is None else joules / MJ,
-                       heat, throttles(reasons))
+                       heat, None if reasons is None else throttles(reasons))
 
     def memory_mib(self) -> int | None:
-        """In use on the card, by all processes."""
-        memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo)
+        """In use on the card, by all processes; None where the card does not say."""
+        try:
+            memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo)
+        except Unreadable:
+            return None
         return None if memory is None else round(memory.used / MIB)
 
     def close(self) -> None:
-        self._nvml.nvmlShutdown()
+        with suppress(self._nvml.NVMLError):  # of a card that is lost there is nothing to give back
+            self._nvml.nvmlShutdown()
 
     def _ask(self, question, *arguments):
-        """None where a card cannot answer: counters of energy came with Volta."""
+        """None where a card or its driver cannot answer: counters of energy came with Volta. Raises Unreadable."""
         try:
             return question(self._gpu, *arguments)
-        except self._nvml.NVMLError_NotSupported:
+        except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_FunctionNotFound):
             return None
+        except self._nvml.NVMLError as error:
+            raise Unreadable(f"NVML: {error}") from error
 
 
 def throttles(reasons: int) -> tuple[str, ...]:
@@ -64,8 +69,14 @@ def describe(nvml: ModuleType | None = None) -> list[dict]:
         nvml = _module() if nvml is None else nvml
     except Unreadable:
         return []
-    with _opened(nvml) as count:
-        return [_facts(nvml, nvml.nvmlDeviceGetHandleByIndex(place)) for place in range(count)]
+    try:
+        nvml.nvmlInit()
+        try:
+            return [_facts(nvml, nvml.nvmlDeviceGetHandleByIndex(place)) for place in range(nvml.nvmlDeviceGetCount())]
+        finally:
+            nvml.nvmlShutdown()
+    except nvml.NVMLError:  # no driver, or a card that is lost
+        return []
 
 
 def _facts(nvml: ModuleType, gpu: object) -> dict:
@@ -81,20 +92,6 @@ def _facts(nvml: ModuleType, gpu: object) -> dict:
             "power_limit_w": None if limit is None else limit / MJ,
             "clock_mhz": ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
             "most_clock_mhz": ask(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM)}
-
-
-@contextmanager
-def _opened(nvml: ModuleType) -> Iterator[int]:
-    """How many GPUs there are."""
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:  # no driver
-        yield 0
-        return
-    try:
-        yield nvml.nvmlDeviceGetCount()
-    finally:
-        nvml.nvmlShutdown()
 
 
 def _module() -> ModuleType:

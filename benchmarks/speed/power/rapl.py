@@ -20,7 +20,7 @@ class RaplReader:
         self._sockets = [zone for zone in sorted(folder.glob("*-rapl:*")) if _name(zone).startswith("package")]
         if not self._sockets:
             raise Unreadable(f"no RAPL: {folder} has no counter of a processor")
-        self._ranges = [int(_text(zone / "max_energy_range_uj")) for zone in self._sockets]
+        self._ranges = [_number(zone / "max_energy_range_uj") for zone in self._sockets]
         self._last = self._counters()
         self._turned = 0
 
@@ -35,15 +35,22 @@ class RaplReader:
         pass
 
     def _counters(self) -> list[int]:
-        return [int(_text(zone / "energy_uj")) for zone in self._sockets]
+        return [_number(zone / "energy_uj") for zone in self._sockets]
 
 
 def _name(zone: Path) -> str:
     return _text(zone / "name").strip() if (zone / "name").is_file() else ""
 
 
+def _number(file: Path) -> int:
+    text = _text(file).strip()
+    if not text.isdecimal():
+        raise Unreadable(f"{file}: holds {text!r:.40}, must be a whole number; the kernel gives no energy here")
+    return int(text)
+
+
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="ascii")
+        return file.read_text(encoding="ascii", errors="replace")
     except OSError as error:
         raise Unreadable(f"{file}: {error.strerror or error}; let this user read it, or measure as root") from error

@@ -18,8 +18,9 @@ SOURCES := pyproject.toml setup.py $(wildcard cpp_ext/*) $(if $(wildcard safegua
 demo: .venv/installed-demo
 	.venv/bin/python -m demo
 
+# A file of tests stays in one process, so that what its tests share is made once.
 test: .venv/installed-test
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 fuzz: .venv/installed-test
 	FUZZ_MUTANTS=20000 .venv/bin/python -m pytest tests/test_fuzz_decode.py

@@ -203,9 +203,10 @@ def test_failures_that_are_tried_again_outlive_a_run_that_is_stopped(guard, fold
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Pipeline, "run", stop)
-        scan(guard, [folder], tmp_path / "out", options, retry_failed=True)
+        with pytest.raises(KeyboardInterrupt):
+            scan(guard, [folder], tmp_path / "out", options, retry_failed=True)
     assert len(rows_of(tmp_path / "out")) == len(files) and (tmp_path / "out" / "retried.parquet").exists()
     assert scan(guard, [folder], tmp_path / "out", options)["failed"] == 3
     assert rows_of(tmp_path / "out") == before

@@ -109,7 +109,7 @@ def test_dropped_photos_show_the_verdict_that_the_sdk_gives(page, photos, verdic
         shown = one(card(page, name), ".verdict").text.split("\n")
         title = {"animals": "Animals", "drinks": "Drinks: hot", None: ""}[verdict.rule]
         assert " ".join(shown).split(" ", 2) == [verdict.label, f"{verdict.score:.2f}", title][:3 if title else 2]
-    assert {verdict.label for verdict in verdicts["pets"].values()} == {"safe", "unsafe"}  # the test sees both
+    assert {verdict.label for verdict in verdicts["pets"].values()} >= {"safe", "unsafe"}  # the test sees both
 
 
 def test_the_score_of_every_rule_can_be_seen(judged, verdicts):

@@ -73,9 +73,8 @@ needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this s
 class Process:
     """A service, its address and the lines of its log."""
 
-    def __init__(self, process: subprocess.Popen) -> None:
-        self.process, self._lines = process, queue.SimpleQueue()
-        threading.Thread(target=self._read).start()  # ends with the process
+    def __init__(self, process: subprocess.Popen, lines: queue.SimpleQueue) -> None:
+        self.process, self._lines = process, lines
         self.client = httpx.Client(base_url=self.event("listening")["url"], timeout=SECONDS)
 
     def event(self, name: str) -> dict:
@@ -85,9 +84,10 @@ class Process:
             if line["event"] == name:
                 return line
 
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            self._lines.put(json.loads(line))
+
+def read_log(process: subprocess.Popen, lines: queue.SimpleQueue) -> None:
+    for line in process.stdout:
+        lines.put(json.loads(line))
 
 
 @contextmanager
@@ -97,13 +97,17 @@ def serving(code: str, *arguments: object,
     environment = {key: value for key, value in os.environ.items() if key != "SAFEGUARD_API_KEYS"}
     with subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE,
                           env=environment | {"PYTHONPATH": str(ROOT)}, text=True) as process:
+        lines = queue.SimpleQueue()
+        reader = threading.Thread(target=read_log, args=(process, lines))
+        reader.start()
         try:
             first(process)
-            service = Process(process)
+            service = Process(process, lines)
             with service.client:
                 yield service
         finally:
             process.kill()
+            reader.join()  # before the log is closed
 
 
 @needs_signals

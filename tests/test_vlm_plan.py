@@ -140,12 +140,12 @@ def test_a_step_that_the_processes_cannot_divide_is_an_error(monkeypatch, recipe
 # --- The commands -----------------------------------------------------------------------------------------------------
 def test_the_ablation_trains_on_verdicts_under_one_policy_and_asks_for_it_by_name(monkeypatch, photos):
     monkeypatch.setitem(DATASETS, "folder", lambda folder, split: rows(photos))
-    examples = sft.classified({"folder": Path("x")}, "No cups and no cats.", "direct")
+    examples = sft.classified([("folder", Path("x"))], "No cups and no cats.", "direct")
     assert [example.answer for example in examples] == [" unsafe", " safe", " unsafe", " safe"]
     assert {example.before for example in examples} == {"No cups and no cats.\nPhoto:"}
     for policy in (None, "L9"):
         with pytest.raises(TrainingError, match=r"choose one of All is allowed\., No cups and no cats\. with --policy"):
-            sft.classified({"folder": Path("x")}, policy, "direct")
+            sft.classified([("folder", Path("x"))], policy, "direct")
 
 
 def write_recipe(path: Path, tiny: str) -> Path:

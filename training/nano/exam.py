@@ -93,10 +93,10 @@ def build_exam(world: PhotoWorld, concepts: Concepts, heldout: Heldout, question
         for part, namer in (("seen", _seen_namer(world)), ("unseen", _unseen_namer(world, concepts, heldout))):
             _fill(exam, questions, lambda p=part, n=namer, w=write: _flips(world, n, w, p, len(exam), rng))
         _fill(exam, questions, lambda w=write: _exceptions(world, w, len(exam), rng))
-        _fill(exam, questions, lambda w=write: _only(world, w, rng))
+        _fill(exam, questions, lambda w=write: _one_sided(world, w, "only", "only", rng))
         _fill(exam, questions // 3, lambda w=write: _blanket(world, w, rng))
     for write in writers:
-        _fill(exam, questions, lambda w=write: _singles(world, w, rng))
+        _fill(exam, questions, lambda w=write: _one_sided(world, w, "single", "forbid", rng))
     return exam
 
 
@@ -254,27 +254,19 @@ def _exceptions(world: PhotoWorld, write, number: int, rng: random.Random) -> li
     return questions
 
 
-def _only(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
+def _one_sided(world: PhotoWorld, write, part: str, kind: str, rng: random.Random) -> list[Question]:
+    """A photo of x and another one, under "x is forbidden" (`kind` "forbid") or "only x is allowed" ("only")."""
     scene, other = world.any(rng), world.any(rng)
     x = world.concept_in(scene, rng)
     if x is None or world.concepts.truth(x, other.shown) is not False:
         return []
-    wording, text = write("only", x=x)
-    return [Question("only", wording, text, scene, False, -1, allows=x.names[0].singular),
-            Question("only", wording, text, other, True, -1, allows=x.names[0].singular)]
+    wording, text = write(kind, x=x)
+    forbidden = kind == "forbid"
+    side = {"forbids" if forbidden else "allows": x.names[0].singular}
+    return [Question(part, wording, text, scene, forbidden, -1, **side),
+            Question(part, wording, text, other, not forbidden, -1, **side)]
 
 
 def _blanket(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
     wording, text = write("everything_allowed")
     return [Question("blanket", wording, text, world.any(rng), False, -1)]
-
-
-def _singles(world: PhotoWorld, write, rng: random.Random) -> list[Question]:
-    """A photo of x and another one, under "x is forbidden"."""
-    scene, other = world.any(rng), world.any(rng)
-    x = world.concept_in(scene, rng)
-    if x is None or world.concepts.truth(x, other.shown) is not False:
-        return []
-    wording, text = write("forbid", x=x)
-    return [Question("single", wording, text, scene, True, -1, forbids=x.names[0].singular),
-            Question("single", wording, text, other, False, -1, forbids=x.names[0].singular)]

@@ -55,7 +55,7 @@ def sources() -> Sources:
     bank = Bank.read()
     worlds = [tiny_world.photo_world(), tiny_world.word_world()]
     return Sources(*([PolicyFlip(world, some, voices, scenes=4) for world in worlds]
-                     for some, voices in ((Bank.read_plain(), None), (bank, None), (bank, Voices.read(bank)))))
+                     for some, voices in ((bank.plainly(), None), (bank, None), (bank, Voices.read(bank)))))
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_all_files_of_a_bank_are_read_in_the_order_of_their_names(tmp_path):
 
 
 def test_the_plain_phrases_of_a_bank_stand_alone_where_it_has_some_of_a_kind():
-    bank = Bank.read_plain()
+    bank = BANK.plainly()
     assert bank.phrases.keys() == BANK.phrases.keys()
     own = {kind for kind, phrases in bank.phrases.items() if phrases != BANK.phrases[kind]}
     assert own == SLOTS.keys() - {"preamble", "closing", "heading", "rendering"}

@@ -21,6 +21,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from safeguard_sdk.bundle import file_sha256
@@ -91,24 +92,25 @@ class ScanFolder:
 
     @classmethod
     def open(cls, path: Path) -> ScanFolder:
-        """Open a folder to read it; nothing in it is changed. A part that is not what its line says is refused."""
+        """Open a folder to read it; nothing in it is changed."""
         if not (path / SCAN).is_file():
             raise ScanError(f"{printable(path)}: is not the output of a scan, it has no {SCAN}; name a folder that "
                             "`safeguard scan --out` has written")
         with disk_errors(path):
-            folder = cls(path, _read_manifest(path), _read_facts(path), None)
+            return cls(path, _read_manifest(path), _read_facts(path), None)
+
+    @classmethod
+    def open_finished(cls, path: Path) -> ScanFolder:
+        """Open a folder to read all rows of a scan. Raises ScanError where some are still to come, or a part is not
+        what its line says."""
+        folder = cls.open(path)
+        if read_summary(path) is None:
+            raise ScanError(f"{printable(path)}: is not finished, it has no {SUMMARY}; run its scan again first")
+        with disk_errors(path):
             for part in folder.parts:
                 if not folder._is_whole(part):
                     raise ScanError(f"{printable(path / PARTS / part.file)}: is damaged or missing; run its scan "
                                     "again, which makes its rows anew")
-            return folder
-
-    @classmethod
-    def open_finished(cls, path: Path) -> ScanFolder:
-        """Open a folder to read all rows of a scan. Raises ScanError where some are still to come."""
-        folder = cls.open(path)
-        if read_summary(path) is None:
-            raise ScanError(f"{printable(path)}: is not finished, it has no {SUMMARY}; run its scan again first")
         return folder
 
     def __enter__(self) -> ScanFolder:
@@ -138,14 +140,14 @@ class ScanFolder:
         """Take all failure rows out of the parts, so that they are tried again; `put_failures_back` knows them still,
         even if the power fails meanwhile."""
         with disk_errors(self.path):
-            failures = [row for part in self.parts for row in self._rows_of(part) if _failed(row)]
-            write_durably(self._retried_file, self._table(failures))
+            failures = [list(filter(_failed, self._rows_of(part))) for part in self.parts]
+            write_durably(self._retried_file, self._table(list(chain.from_iterable(failures))))
             for number, part in enumerate(self.parts):
-                rows = self._rows_of(part)
-                if not any(map(_failed, rows)):
+                if not failures[number]:
                     continue
                 embeddings = self.embeddings_file(part).read_bytes() if part.embeddings_sha256 else None
-                self.parts[number] = self._write_part([row for row in rows if not _failed(row)], embeddings)
+                kept = [row for row in self._rows_of(part) if not _failed(row)]
+                self.parts[number] = self._write_part(kept, embeddings)
                 self.write_manifest()
             self._remove_strays()
 

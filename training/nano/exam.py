@@ -86,9 +86,10 @@ def read_wordings(path: Path = FOLDER / "wordings_heldout.yaml") -> list[Wording
 def build_exam(world: PhotoWorld, concepts: Concepts, heldout: Heldout, questions: int, seed: int) -> list[Question]:
     """About `questions` questions for each part and each kind of wording; the same for the same seed."""
     rng = random.Random(seed)
+    bank = Bank.read()
     exam: list[Question] = []
-    writers = [_bank_writer(KNOWN, Bank.read(), rng), _heldout_writer(read_wordings(), rng),
-               _bank_writer(PLAIN, Bank.read_plain(), rng), _rule_writer]
+    writers = [_bank_writer(KNOWN, bank, rng), _heldout_writer(read_wordings(), rng),
+               _bank_writer(PLAIN, bank.plainly(), rng), _rule_writer]
     for write in writers:
         for part, namer in (("seen", _seen_namer(world)), ("unseen", _unseen_namer(world, concepts, heldout))):
             _fill(exam, questions, lambda p=part, n=namer, w=write: _flips(world, n, w, p, len(exam), rng))

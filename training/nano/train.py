@@ -121,7 +121,7 @@ def train(photos: Path, out: Path, recipe: Recipe, start: Path | None = None) ->
     worlds = [photo_world(sight, "train", concepts, heldout), word_world(sight, concepts, heldout)]
     bank = Bank.read()
     voices, scenarios = Voices.read(bank), Scenarios.read(concepts)
-    sources = Sources([PolicyFlip(world, Bank.read_plain()) for world in worlds],
+    sources = Sources([PolicyFlip(world, bank.plainly()) for world in worlds],
                       [PolicyFlip(world, bank) for world in worlds],
                       [ScenarioFlip(world, bank, voices, scenarios) for world in worlds])
     exam = build_exam(photo_world(sight, "validation", concepts, heldout, first_view=True), concepts, heldout,

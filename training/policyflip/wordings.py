@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -34,21 +34,24 @@ _CONFUSIONS = (  # what is written, and what is written for it
 @dataclass(frozen=True)
 class Bank:
     phrases: dict[str, tuple[str, ...]]  # kind of phrase → phrases
+    plain: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of these, the plain ones
 
     @classmethod
     def read(cls, folder: Path = FOLDER / "bank") -> Bank:
         """The phrases of all files of a folder, in the order of the files' names."""
         phrases: dict[str, tuple[str, ...]] = {}
+        plain: dict[str, tuple[str, ...]] = {}
         for path in sorted(folder.glob("*.yaml")):
-            for kind, some in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-                phrases[kind] = phrases.get(kind, ()) + tuple(some)
-        return cls(phrases)
+            read = {kind: tuple(some) for kind, some in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
+            for kind, some in read.items():
+                phrases[kind] = phrases.get(kind, ()) + some
+            if path.name == PLAIN:
+                plain = read
+        return cls(phrases, plain)
 
-    @classmethod
-    def read_plain(cls, folder: Path = FOLDER / "bank") -> Bank:
-        """The plain phrases of a bank, and its others where it has no plain ones of a kind."""
-        plain = yaml.safe_load((folder / PLAIN).read_text(encoding="utf-8"))
-        return cls(cls.read(folder).phrases | {kind: tuple(some) for kind, some in plain.items()})
+    def plainly(self) -> Bank:
+        """Of each kind the plain phrases alone; all of them where there are no plain ones."""
+        return Bank(self.phrases | self.plain)
 
     def phrase(self, kind: str, rng: random.Random, **slots: list[Name]) -> str:
         """A phrase of a kind with its slots filled; each slot is a list of names, joined as people do."""

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safeguard_sdk.errors import PolicyError
-from safeguard_sdk.policy_file import BAD_CHARACTER, check_characters, dump_yaml, nearest, read_text, read_yaml
+from safeguard_sdk.policy_file import (
+    BAD_CHARACTER,
+    YAML_POLICY,
+    check_characters,
+    dump_yaml,
+    nearest,
+    read_text,
+    read_yaml,
+)
 
 UNSAFE_AT = 0.5  # calibrated scores: from here on an image more likely breaks the rule than not
 PACKAGED = Path(__file__).with_name("policies")
@@ -151,6 +159,9 @@ class Policy:
         if file.suffix.lower() in (".yaml", ".yml"):
             return cls.from_yaml(text, where, stem)
         check_characters(text, where)
+        if YAML_POLICY.search(text):
+            raise PolicyError(f"{where}: looks like a YAML policy and would be read as one rule in free words; "
+                              "name the file .yaml")
         try:
             return cls.from_text(text, stem)
         except PolicyError as error:

@@ -27,6 +27,8 @@ BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u0
                            "\U000e0000-\U000e007f]"
                            "|(?<=[A-Za-z])[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
+YAML_POLICY = re.compile(r"^rules:\s*$.*^\s*-\s+id:", re.MULTILINE | re.DOTALL)  # in what is said to be plain text
+
 _TAG = "tag:yaml.org,2002:"
 _READ_AS = {_TAG + "bool": "true/false", _TAG + "int": "a number", _TAG + "float": "a number",
             _TAG + "timestamp": "a date"}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from safeguard_sdk.policy import Policy, Rule
+from safeguard_sdk.policy_file import YAML_POLICY
 
 _NOTHING = {"nothing", "none", "no", "n/a", "-"}
 _ARTICLES = {"a", "an", "the"}
-_YAML_INSIDE = re.compile(r"^rules:\s*$.*^\s*-\s+id:", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ def review_policy(policy: Policy, count_tokens: Callable[[str], int] | None = No
 
 def _emptiness(rule: Rule) -> Iterator[str]:
     if rule.text:
-        if _YAML_INSIDE.search(rule.text):
-            yield "is plain text that looks like a YAML policy; name the file .yaml to have its rules read"
+        if YAML_POLICY.search(rule.text):
+            yield "is plain text that looks like a YAML policy; read it as YAML to have its rules"
     elif all(phrase.casefold() in _NOTHING for phrase in rule.forbids):
         yield "forbids nothing, so no image should break it; give it forbids, unless that is meant"
 

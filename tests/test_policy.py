@@ -221,11 +221,11 @@ def test_a_yaml_policy_without_a_name_is_named_by_its_file(tmp_path, file, name)
     assert Policy.load(tmp_path / file).name == name
 
 
-@pytest.mark.parametrize("name", ["a.yaml", "a.txt"])
-def test_a_byte_order_mark_is_no_part_of_a_policy(tmp_path, name):
-    (tmp_path / "plain").with_name(name).write_bytes(SHOP.encode())
+@pytest.mark.parametrize(("name", "content"), [("a.yaml", SHOP), ("a.txt", "No guns.")])
+def test_a_byte_order_mark_is_no_part_of_a_policy(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
     plain = Policy.load(tmp_path / name)
-    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + SHOP.encode())
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
     assert Policy.load(tmp_path / name) == plain
 
 

@@ -67,7 +67,7 @@ def test_a_rule_longer_than_the_model_reads_is_reported():
 def test_a_yaml_policy_that_was_read_as_plain_text_is_reported():
     policy = Policy.from_text("name: shop\nrules:\n  - id: weapons\n    forbids: guns\n")
     assert review(*policy.rules) == [
-        ("policy", "is plain text that looks like a YAML policy; name the file .yaml to have its rules read")]
+        ("policy", "is plain text that looks like a YAML policy; read it as YAML to have its rules")]
 
 
 def test_a_limit_without_a_tokenizer_is_a_mistake_of_the_caller():

@@ -16,7 +16,7 @@ from tiny_world import HELDOUT_WORDS, draws, offset
 
 from training.policyflip.concepts import Concept, Concepts, Heldout, Name, noun_name
 from training.policyflip.policies import LONGEST, Pack
-from training.policyflip.scenes import ABSTRACT, concept_above
+from training.policyflip.scenes import ABSTRACT, PhotoWorld, concept_above
 from training.policyflip.wordings import Bank
 
 WORLDS = {"photos": tiny_world.photo_world, "words": tiny_world.word_world}
@@ -208,6 +208,17 @@ def test_a_scene_whose_verdict_nobody_can_know_is_left_out():
             break
     else:
         pytest.fail("no policy about weapons was drawn")
+
+
+def test_a_hard_case_is_often_a_photo_where_the_eye_faintly_names_what_is_not_there(concepts, heldout):
+    photos = (("dog", ("dog", 0.9)), ("eagle", ("dog", 0.4)), ("car", ("dog", 0.6)), ("poodle", ("poodle", 0.1)),
+              ("apple", ("poodle", 0.1)))
+    world = PhotoWorld(concepts, heldout, [concepts.shown(frozenset({label}), "zoo") for label, _ in photos],
+                       lambda row, rng: [photos[row][1]])
+    dog = concepts.concept_of(concepts.wordnet.find("dog"))
+    rng = random.Random(0)
+    hard = Counter(sorted(world.near(dog, rng).shown.labels)[0] for _ in range(400))
+    assert hard["apple"] > 60 and hard["car"] == 0  # no animal, but faintly named; the eye is sure of a dog in the car
 
 
 def test_packs_are_of_the_size_that_training_computes_at_once(families):

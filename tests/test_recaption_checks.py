@@ -50,6 +50,16 @@ REJECTED = {
 }
 
 
+@pytest.mark.parametrize(("caption", "rewrite", "says"), [
+    ("A man holds a gun.", "A man holds no gun.", "no gun"),
+    ("A man holds a gun.", "A man never holds a gun.", "never holds"),
+    ("A man is holding a gun.", "A man isn't holding a gun.", "isn't holding"),
+    ("A man with a toy.", "A man with a gun and not a toy.", "not toy")])
+def test_a_rewrite_may_not_deny_what_the_caption_says(caption, rewrite, says):
+    check = check_rewrite(caption, rewrite)
+    assert check.kind == "denials" and says in check.message
+
+
 @pytest.mark.parametrize("change", ALLOWED)
 def test_a_rewrite_may_have(change):
     check = check_rewrite(CAPTION, ALLOWED[change])

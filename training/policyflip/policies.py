@@ -45,7 +45,7 @@ class PolicyFlip:
     scenes   how many scenes a pack has at most
     """
 
-    SHARES: ClassVar[dict[str, int]] = {"pair": 7, "single": 7, "exception": 6, "several": 3, "rule": 6, "blanket": 3}
+    SHARES: ClassVar[dict[str, int]] = {"pair": 7, "single": 7, "exception": 8, "several": 3, "rule": 6, "blanket": 5}
 
     def __init__(self, world: World, bank: Bank, voices: Voices | None = None, scenes: int = 6) -> None:
         self.world, self.bank, self.voices, self.scenes = world, bank, voices, scenes

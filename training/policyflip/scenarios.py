@@ -55,7 +55,7 @@ class ScenarioFlip(PolicyFlip):
     together  two things that count only when both are there
     """
 
-    SHARES: ClassVar[dict[str, int]] = PolicyFlip.SHARES | {"pair": 9, "exception": 10, "blanket": 5, "scenario": 8,
+    SHARES: ClassVar[dict[str, int]] = PolicyFlip.SHARES | {"pair": 9, "exception": 10, "blanket": 8, "scenario": 8,
                                                       "together": 3}
 
     def __init__(self, world: World, bank: Bank, voices: Voices, scenarios: Scenarios, scenes: int = 6) -> None:

@@ -39,6 +39,7 @@ formation; change; happening""".replace("\n", " ").split("; "))
 
 
 FAMILIAR = 0.85  # share of scenes of words whose thing is found in ordinary texts
+FAINT = 0.5      # probability below which the eye names a thing that is likely not there
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,11 @@ class PhotoWorld:
         return self.scenes[rng.choice(rows)] if rows else None
 
     def near(self, concept: Concept, rng: random.Random) -> Scene | None:
-        """A scene of the same kind of thing that does not show the concept: a hard case."""
+        """A hard case: a scene that does not show the concept though the eye names it faintly, or one of the same kind
+        of thing."""
+        faint = self._faint_rows(concept)
+        if faint and rng.random() < 0.5:
+            return self.scenes[rng.choice(faint)]
         for kind in sorted(concept.kinds):
             for parent in self.concepts.wordnet.synsets[kind].hypernyms:
                 if self.concepts.wordnet.synsets[parent].lemmas[0] not in ABSTRACT:
@@ -99,8 +104,31 @@ class PhotoWorld:
                                                  if truth(concept, scene.shown)]
         return self._rows_by_concept[concept.id]
 
+    def _faint_rows(self, concept: Concept) -> list[int]:
+        """Rows of scenes that surely do not show the concept, where a tag below FAINT says that they do."""
+        if concept.id not in self._faint_by_concept:
+            truth, named = self.concepts.truth, self.concepts.named
+            names = [name for name in self._faint_by_name if (shown := named(name)) and truth(concept, shown)]
+            rows = sorted({row for name in names for row in self._faint_by_name[name]})
+            self._faint_by_concept[concept.id] = [row for row in rows
+                                                  if truth(concept, self.scenes[row].shown) is False]
+        return self._faint_by_concept[concept.id]
+
+    @cached_property
+    def _faint_by_name(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row, scene in enumerate(self.scenes):
+            for name, probability in scene.tags(random.Random(row)):
+                if probability < FAINT:
+                    rows[name].append(row)
+        return rows
+
     @cached_property
     def _rows_by_concept(self) -> dict[str, list[int]]:
+        return {}
+
+    @cached_property
+    def _faint_by_concept(self) -> dict[str, list[int]]:
         return {}
 
 

@@ -56,6 +56,8 @@ class Voices:
         pair = rng.choice(pairs)
         if rng.random() < 0.2:
             pair = (pair[0], rng.choice(pairs)[1])
+        if rng.random() < 0.1:  # as in chats: a sign and a cry
+            pair = tuple(" ".join(both) for both in zip(pair, rng.choice(pairs), strict=True))
         change = rng.choice((str, str, str, str.upper, str.capitalize))
         lines = [_put(frame, s=entry.subject, w=change(pair[0 if entry.forbidden else 1])) for entry in entries]
         if frame.startswith("|") and rng.random() < 0.6:

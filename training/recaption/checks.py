@@ -26,6 +26,7 @@ REJECTION_KINDS = (
     "structure",   # other sentences, another layout, too few words kept or too many added, a word without end
     "lost_nouns",  # things that the caption names are gone
     "lost_words",  # colours, numbers, actions, negations and other facts are gone
+    "denials",     # a "not" or the like came to stand before what the caption says
 )
 MIN_KEPT = 0.6        # share of the caption's words that stay, in their order; a minimal edit keeps most
 MAX_GROWTH = 2.0      # times the caption's words …
@@ -97,7 +98,7 @@ def check_rewrite(caption: str, rewrite: str) -> Check:
     kept = sum(end - start for edit, start, end, *_ in edits if edit == "equal") / max(len(before), 1)
     lost = _lost(before, after, edits)
     added = Counter(word.text for word in after if word.is_fact) - Counter(word.text for word in before)
-    kind, message = _judge(caption, rewrite, before, after, kept, lost)
+    kind, message = _judge(caption, rewrite, before, after, kept, lost, _denied(before, after, edits))
     return Check(kind, message, kept, tuple(word.text for word in lost), tuple(added))
 
 
@@ -130,7 +131,7 @@ def load_tagger() -> HanoverTagger:
 
 
 def _judge(caption: str, rewrite: str, before: list[Word], after: list[Word], kept: float,
-           lost: list[Word]) -> tuple[str | None, str | None]:
+           lost: list[Word], denied: list[tuple[Word, Word]]) -> tuple[str | None, str | None]:
     lines = [len([line for line in text.splitlines() if line.strip()]) for text in (caption, rewrite)]
     if lines[0] != lines[1]:
         return "structure", f"the caption has {lines[0]} lines, the rewrite {lines[1]}"
@@ -149,6 +150,8 @@ def _judge(caption: str, rewrite: str, before: list[Word], after: list[Word], ke
         return "lost_nouns", f"gone without a noun in place: {', '.join(nouns)}"
     if lost:
         return "lost_words", f"gone without anything in place: {', '.join(word.text for word in lost)}"
+    if denied:
+        return "denials", f"denied in the rewrite: {', '.join(f'{turn.text} {word.text}' for turn, word in denied)}"
     if kept < MIN_KEPT:
         return "structure", f"{kept:.0%} of the caption's words are kept in their order, {MIN_KEPT:.0%} must be"
     return None, None
@@ -174,6 +177,23 @@ def _lost(before: list[Word], after: list[Word], edits: list[tuple[str, int, int
             elif word.turn or not (replaced and word.tag.startswith(ADJECTIVES)):
                 lost.append(word)
     return lost
+
+
+def _denied(before: list[Word], after: list[Word],
+            edits: list[tuple[str, int, int, int, int]]) -> list[tuple[Word, Word]]:
+    """New negations, each with the word of the caption that it turns: the next one with a meaning. One before a new word
+    ("without clothes") says something more, and denies nothing."""
+    kept = {place for edit, *_, start, end in edits if edit == "equal" for place in range(start, end)}
+    facts = [place for place, word in enumerate(after) if word.is_fact and word.turn is None]
+    denied = []
+    for _, start, end, new_start, new_end in edits:
+        old = sum(word.turn == "not" for word in before[start:end])
+        turns = [place for place in range(new_start, new_end) if after[place].turn == "not"][old:]
+        for turn in turns:
+            fact = next((place for place in facts if place > turn), None)
+            if fact in kept:
+                denied.append((after[turn], after[fact]))
+    return denied
 
 
 def _take(there: Counter, lemma: str) -> bool:

@@ -181,8 +181,8 @@ def _lost(before: list[Word], after: list[Word], edits: list[tuple[str, int, int
 
 def _denied(before: list[Word], after: list[Word],
             edits: list[tuple[str, int, int, int, int]]) -> list[tuple[Word, Word]]:
-    """New negations, each with the word of the caption that it turns: the next one with a meaning. One before a new word
-    ("without clothes") says something more, and denies nothing."""
+    """New negations, each with the word of the caption that it turns: the next one with a meaning. One before a new
+    word ("without clothes") says something more, and denies nothing."""
     kept = {place for edit, *_, start, end in edits if edit == "equal" for place in range(start, end)}
     facts = [place for place, word in enumerate(after) if word.is_fact and word.turn is None]
     denied = []

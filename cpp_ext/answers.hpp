@@ -21,7 +21,7 @@ struct AnswerFields {
 // Not for use by several threads at once.
 class AnswerReader {
  public:
-  // `style`: a key of PROMPTS. Throws std::invalid_argument if no grammar here has that name.
+  // `style`: a grammar of PROMPTS. Throws std::invalid_argument if none here has that name.
   explicit AnswerReader(std::string_view style);
 
   void feed(std::string_view bytes);

@@ -38,7 +38,7 @@ bool LongCodes::build(const HuffmanCode& code) {
   for (int bits = 1; bits <= 16; ++bits) {
     offsets_[bits] = place - static_cast<int>(next);
     next += code.counts[bits], place += code.counts[bits];
-    if (next > 1u << bits) return false;
+    if (code.counts[bits] > 0 && next >= 1u << bits) return false;  // a code of nothing but ones is none, says T.81
     limits_[bits] = next << (16 - bits);
     next <<= 1;
   }

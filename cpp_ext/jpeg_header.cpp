@@ -10,6 +10,7 @@
 namespace safeguard {
 namespace {
 
+constexpr int kLongestSide = 65500;  // that libjpeg takes
 constexpr int kTables = 4;  // places for tables of each kind
 enum Marker : std::uint8_t {
   kBaseline = 0xC0, kExtended = 0xC1, kHuffmanTables = 0xC4, kStart = 0xD8, kScan = 0xDA, kQuantization = 0xDB,
@@ -82,6 +83,7 @@ class Reader {
     frame_.height = segment.word(), frame_.width = segment.word();
     const int count = segment.byte();
     if (frame_.height == 0 || frame_.width == 0 || (count != 1 && count != 3)) return false;
+    if (frame_.height > kLongestSide || frame_.width > kLongestSide) return false;
     for (int index = 0; index < count; ++index) {
       const int identifier = segment.byte(), sampling = segment.byte(), quantization = segment.byte();
       if (quantization >= kTables) return false;

@@ -11,7 +11,7 @@ KINDS = {"known": "wordings of training", "heldout": "held-out wordings", "fresh
 
 TEXT = """# nano {version}: the embedded model of safeguard
 
-{megabytes:.0f} MB. Made by `python -m training nano` and `python -m export` of this repository; figures by the
+{megabytes:.1f} MB. Made by `python -m training nano` and `python -m export` of this repository; figures by the
 export.
 
 ## What it is
@@ -69,11 +69,13 @@ def model_card(manifest: dict, kinds: list[str]) -> str:
 
 
 def _steps(training: dict) -> str:
-    done = f"{training['recipe']['steps']} steps of training"
-    if (start := training.get("start")) is None:
-        return f"{done}."
-    return (f"{done} on top of the bundle {start['sha256'][:12]}…, which itself had "
-            f"{start['training']['recipe']['steps']}.")
+    """Of all trainings, each of which began with the bundle of the one before."""
+    done = [training["recipe"]["steps"]]
+    while isinstance(training := (training.get("start") or {}).get("training"), dict):
+        done.insert(0, training["recipe"]["steps"])
+    after = f", in {len(done)} trainings one after the other ({', '.join(map(str, done))})" if len(done) > 1 else ""
+    captions = ", after SmolLM2 had learnt to write captions" if training is not None else ""
+    return f"{sum(done)} steps of training{after}{captions}."
 
 
 def _table(quality: dict) -> str:

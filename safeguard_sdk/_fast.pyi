@@ -85,7 +85,7 @@ class AnswerAutomaton:
     """A generated answer, read byte by byte; safeguard_sdk.prompt.AnswerReader is its public face."""
 
     def __init__(self, style: str) -> None:
-        """For a style of PROMPTS by name. Raises ValueError if there is no grammar for it."""
+        """For the grammar of a style (`PromptStyle.grammar`). Raises ValueError for another name."""
 
     @property
     def state(self) -> Literal["dead", "open", "complete"]: ...

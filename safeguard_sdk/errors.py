@@ -23,7 +23,7 @@ IMAGE_ERROR_KINDS = (
     "unsupported",   # a format or mode without a decoder here
     "timeout",       # decoding took longer than allowed; for those who decode in a process that they can end
     "crashed",       # the decoder's process died of it, twice; likewise
-    "no_verdict",    # decoded, but the model gave no number for it; only in a scan, which goes on
+    "no_verdict",    # decoded, but the model gave no number for it; only where others are judged after it
 )
 
 

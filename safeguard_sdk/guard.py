@@ -34,7 +34,7 @@ class Guard:
     """
 
     def __init__(self, policy: Policy, bundle: Bundle | str | Path | None = None, *,
-                 provider: str = "cpu", threads: int = 0, engines: Path | None = None) -> None:
+                 provider: str = "cpu", threads: int = 0, engines: str | Path | None = None) -> None:
         if not isinstance(policy, Policy):
             raise PolicyError(f"the policy is of type {type(policy).__name__}; pass Policy.from_text(\"No guns.\") or "
                               "Policy.load(\"shop.yaml\")")

@@ -103,9 +103,10 @@ class Rule:
     def _lines(self, field: str, value: object, *index: int) -> str:
         if not isinstance(value, str):
             raise self._error(field, f"{field} is {value!r:.60}, must be text", *index)
+        value = unicodedata.normalize("NFC", value)
         if bad := BAD_CHARACTER.search(value):
             raise self._error(field, f"{field} has the invisible character U+{ord(bad[0]):04X}; delete it", *index)
-        lines = _BLANK.sub(" ", _LINE_END.sub("\n", unicodedata.normalize("NFC", value))).split("\n")
+        lines = _BLANK.sub(" ", _LINE_END.sub("\n", value)).split("\n")
         return "\n".join(line.rstrip() for line in lines).strip("\n")
 
     def _error(self, field: str, problem: str, *index: int) -> PolicyError:

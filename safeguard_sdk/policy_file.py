@@ -21,13 +21,14 @@ RULE_KEYS = ("id", "title", "forbids", "allows", "text", "review_at", "unsafe_at
 # What a reader of the policy does not see and the model does, or what makes text read otherwise than it looks: control
 # characters, surrogates, byte order marks, soft hyphens, blanks without width, fillers, marks of direction, tags. Tab
 # and the line ends (LF, CR, NEL) are text. Joiners and variation selectors, parts of letters in Persian and Hindi and
-# of emoji, have no business in a Latin word.
+# of emoji, have no business in a Latin word; nor is the escape \t one.
 BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b"
                            "\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ufffe\uffff\ud800-\udfff"
                            "\U000e0000-\U000e007f]"
-                           "|(?<=[A-Za-z])[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+                           "|(?<=[A-Za-z])(?<!\\\\[A-Za-z])[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
-YAML_POLICY = re.compile(r"^rules:\s*$.*^\s*-\s+id:", re.MULTILINE | re.DOTALL)  # in what is said to be plain text
+# In what is said to be plain text: the key `rules`, and below it `id`, either in quotes or not.
+YAML_POLICY = re.compile(r"^['\"]?rules['\"]?\s*:.*^\s*(?:-\s+|[{[,]\s*)*['\"]?id['\"]?\s*:", re.MULTILINE | re.DOTALL)
 
 _TAG = "tag:yaml.org,2002:"
 _READ_AS = {_TAG + "bool": "true/false", _TAG + "int": "a number", _TAG + "float": "a number",

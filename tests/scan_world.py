@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from image_files import file_of
 from PIL import Image
-from tiny_bundle import write_bundle
+from tiny_bundle import FILES, write_bundle
 
 from safeguard_sdk import Bundle, Guard, Policy
 from safeguard_sdk.engine import ImageEmbedding, Prefix
@@ -49,11 +49,11 @@ class MeanEngine:
 
 
 class MeanGuard(Guard):
-    """A guard on a MeanEngine and a bundle of a few bytes."""
+    """A guard on a MeanEngine and a bundle of a few bytes, which `files` are."""
 
-    def __init__(self, policy: Policy, folder: Path) -> None:
+    def __init__(self, policy: Policy, folder: Path, files: dict[str, bytes] = FILES) -> None:
         folder.mkdir(exist_ok=True)
-        self._stand_on(MeanEngine(Bundle.open(write_bundle(folder))), policy)
+        self._stand_on(MeanEngine(Bundle.open(write_bundle(folder, files))), policy)
 
 
 def pictures(photo: Path, count: int, side: int = 24) -> list[bytes]:

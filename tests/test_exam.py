@@ -139,6 +139,14 @@ def test_a_thing_that_is_forbidden_alone_is_asked_of_a_photo_with_it_and_of_one_
     assert all(question.forbids and not question.allows for question in singles)
 
 
+def test_a_part_that_the_photos_show_nothing_of_is_left_out():
+    world = tiny_world.photo_world()
+    scenes = [scene for scene in world.scenes if not scene.shown.kinds & world.heldout.synsets]
+    few = type(world)(world.concepts, world.heldout, [scene.shown for scene in scenes],
+                      lambda row, rng: scenes[row].tags(rng))
+    assert "unseen" not in {question.part for question in build_exam(few, few.concepts, few.heldout, 8, seed=1)}
+
+
 def test_the_exam_is_the_same_for_the_same_seed():
     def text(exam: list[Question]) -> list[tuple]:
         return [(question.text, question.scene.photo, question.broken) for question in exam]

@@ -156,7 +156,8 @@ def test_coefficients_that_no_samples_give_are_left(scale, kernel):
     lambda counts: bytes([3]) + counts[1:],               # three codes of one bit
     lambda counts: counts[:15] + bytes([255]),            # more symbols than there are
     lambda counts: bytes(16),                             # no code at all
-], ids=["too many short codes", "too many symbols", "none"])
+    lambda counts: counts[:7] + bytes([sum(counts[7:9]), 0]) + counts[9:],  # the last one is a bit shorter: 11111111
+], ids=["too many short codes", "too many symbols", "none", "a code of nothing but ones"])
 def test_tables_that_are_no_code_are_left(small, change):
     data = file_of(small, "JPEG")
     tables = data.index(TABLES)
@@ -168,6 +169,14 @@ def test_a_large_picture_of_few_bytes_is_left_soon(small):
     size = data.index(START_OF_FRAME) + 5
     large = data[:size] + struct.pack(">HH", 60_000, 2_900) + data[size + 4:]
     assert _fast.decode_jpeg(large, 60_000, 2_900, 2, KERNELS[0]) is None
+
+
+def test_a_picture_that_is_longer_than_libjpeg_takes_is_left():
+    data = file_of(Image.new("L", (65_500, 8)), "JPEG")
+    size = data.index(START_OF_FRAME) + 5
+    longer = data[:size] + struct.pack(">HH", 8, 65_504) + data[size + 4:]  # of as many blocks
+    assert decoded(data, 2) is not None
+    assert decoded(longer, 2) is None
 
 
 # Arguments

@@ -193,6 +193,17 @@ def test_a_policy_survives_writing_and_reading(data, ids):
     assert again.sha256 == policy.sha256
 
 
+@pytest.mark.parametrize("text", ["No guns.\t\ufe0f or knives", "a\n\t\u200dof guns"])
+def test_a_sign_that_is_legal_after_a_tab_is_so_in_yaml_too(text):
+    policy = Policy("shop", "1", (Rule("a", text=text),))
+    assert Policy.from_yaml(policy.to_yaml()) == policy
+
+
+def test_what_becomes_a_latin_letter_counts_as_one():
+    with pytest.raises(PolicyError, match=r"invisible character U\+200D"):
+        Rule("a", text="\u212a\u200dnives")  # the Kelvin sign, a K in normal form
+
+
 # Files
 
 def test_yaml_files_are_known_by_their_suffix(tmp_path):

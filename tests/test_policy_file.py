@@ -37,6 +37,8 @@ def test_a_file_that_is_no_text_says_so(tmp_path, data, message):
     (b" \n\t\n", ": the policy is empty; write what is forbidden and what is allowed"),
     ("No\nguns\u202e.".encode(), r", line 2: invisible character U\+202E"),
     (b"name: shop\nrules:\n  - id: guns\n    forbids: guns\n", r": looks like a YAML policy .*; name the file \.yaml"),
+    (b"rules:  # ours\n  - title: Guns\n    id: guns\n    forbids: guns\n", r": looks like a YAML policy"),
+    (b"\"rules\": [{\"id\": \"guns\", \"forbids\": \"guns\"}]\n", r": looks like a YAML policy"),
 ])
 def test_a_plain_text_file_is_checked_too(tmp_path, data, message):
     (tmp_path / "rules.txt").write_bytes(data)

@@ -146,10 +146,14 @@ def test_a_part_of_air_bench_gives_rules_of_the_risks_it_names(tmp_path):
     ("shieldgemma", ["No guns"], "is no JSON object of keys and texts"),
     ("shieldgemma", "{", "is no JSON"),
     ("openai", {"results": []}, "is neither a response with results"),
+    ("openai", [["violence"]], "no category \"['violence']\" is known"),
+    ("openai", "[" * 100_000, "is no JSON"),
     ("openai", ["violence/graphical"], "no category 'violence/graphical' is known"),
     ("airbench", {"1": {"name": "x"}}, "has not the form of risk_mapping.json"),
     ("airbench", {"3": {"subcategories": {"3.12": {"name": "Military and Warfare", "items": [{"name": "Horses"}]}}}},
      "no category '3.12 Military and Warfare, Horses' is known"),
+    ("airbench", {"3": {"subcategories": {"3.12": {"name": "Military and Warfare", "items": [{"name": ["x"]}]}}}},
+     "no category"),
 ])
 def test_what_is_not_known_is_an_error_in_one_line_and_not_dropped(tmp_path, guard, content, message):
     with pytest.raises(PolicyError) as error:

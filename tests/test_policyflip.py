@@ -59,7 +59,7 @@ WEAPON = {"kinds": ["weapon"], "labels": ["armed person"], "maybe": ["toy"], "wi
     ({"gun"}, True),                    # a kind of it
     ({"weapon"}, True),                 # the thing itself
     ({"car"}, False),                   # something else
-    (set(), False),                     # nothing
+    (set(), None),                      # nothing that anybody has said
     ({"toy"}, None),                    # a label that leaves it open
     ({"toy", "gun"}, True),             # open by one label, true by another
     ({"drawing", "gun"}, False),        # a label that rules it out, whatever else is there
@@ -74,6 +74,21 @@ def test_a_name_alone_shows_its_kinds_and_an_unknown_name_nothing(concepts):
     assert concepts.truth(concept(kinds=["bird"]), owl) is True
     assert concepts.truth(concept(kinds=["fruit"]), owl) is False
     assert concepts.named("sundry") is None
+
+
+def test_a_label_that_leaves_a_concept_open_does_so_whatever_kind_of_thing_it_is(concepts):
+    """A toy dog is a dog to WordNet."""
+    made_up = concept(kinds=["weapon"], maybe=["gun"])
+    assert concepts.truth(made_up, concepts.shown(frozenset({"gun"}), "zoo")) is None
+    assert concepts.truth(made_up, concepts.shown(frozenset({"gun", "sword"}), "zoo")) is True
+
+
+def test_the_name_of_a_group_shows_the_group_and_what_all_of_it_is(concepts):
+    groups, named = concepts.groups, concepts.named("pet")
+    assert concepts.truth(groups["pet"], named) is True
+    assert concepts.truth(groups["weapon"], named) is False
+    assert concepts.truth(concepts.concept_of(concepts.wordnet.find("animal")), named) is True
+    assert concepts.truth(concepts.concept_of(concepts.wordnet.find("poodle")), named) is None  # or a beagle
 
 
 def test_a_wide_label_leaves_the_kinds_below_it_open(concepts):

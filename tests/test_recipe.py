@@ -73,7 +73,7 @@ def test_the_values_of_the_official_scripts_are_in_the_papers_recipes():
 @pytest.mark.parametrize("old, new, message", [
     ("learning_rate:", "learning_rat:", "there is no key sft.learning_rat; did you mean learning_rate?"),
     ("max_pixels:", "colour: blue\nmax_pixels:", "there is no key colour; there are model, max_pixels, prompt"),
-    ("  epochs: 1 ", "  # epochs: 1 ", "the key sft.epochs is missing; see training/vlm/recipe.py"),
+    ("  epochs: 1 ", "  # epochs: 1 ", "the key sft.epochs is missing; look into training/recipes"),
     ("1.0e-4", "1e-4", "sft.learning_rate is '1e-4', must be a number (in YAML 1e-4 is a text, 1.0e-4 a number)"),
     ("1.0e-4", "0.0", "sft.learning_rate is 0.0, must be above 0"),
     ("1.0e-4", ".nan", "sft.learning_rate is nan, must be a number"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,13 +16,13 @@ import pyarrow.parquet
 import pytest
 from image_files import file_of
 from PIL import Image
-from scan_world import DARK, MeanGuard, animation, by_name, pictures, rows_of, write_folder
+from scan_world import DARK, MeanGuard, by_name, pictures, rows_of, write_folder
 
 from safeguard_sdk import Guard, ImageError, Policy, ScanError, VerdictError
 from safeguard_sdk.guard import prepare
-from safeguard_sdk.scan import Limits, Options, Progress, rescan, scan
+from safeguard_sdk.scan import Limits, Options, Progress, scan
+from safeguard_sdk.scan.decoding import Decoder
 from safeguard_sdk.scan.output import ScanFolder
-from safeguard_sdk.scan.pipeline import Pipeline
 from safeguard_sdk.scan.rows import record_of, schema
 
 ONE_WORKER = Options(workers=1)
@@ -172,46 +173,6 @@ def test_a_number_that_is_none_is_a_failure_of_its_image_alone(guard, folder, fi
     assert [name for name, row in rows.items() if row["failure_kind"] == "no_verdict"] == ["05.png"]
 
 
-def test_retry_failed_tries_failures_again_and_nothing_else(guard, folder, files, tmp_path):
-    (folder / "late.png").write_bytes(files["00.png"][:100])
-    options = Options(workers=1, part_rows=4)
-    scan(guard, [folder], tmp_path / "out", options)
-    (folder / "late.png").write_bytes(files["00.png"] + b"whole")
-    assert scan(guard, [folder], tmp_path / "out", options)["failed"] == 1  # a failure is a result too
-    summary = scan(guard, [folder], tmp_path / "out", options, retry_failed=True)
-    assert (summary["rows"], summary["failed"], summary["last_run"]["rows"]) == (len(files) + 1, 0, 1)
-    scan(guard, [folder], tmp_path / "fresh", options)
-    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "fresh")
-
-
-def test_a_failure_whose_source_is_not_named_stays_one_when_others_are_tried_again(guard, folder, files, tmp_path):
-    broken = write_folder(tmp_path / "broken", {f"{number}.png": files["00.png"][:100] for number in range(3)})
-    options = Options(workers=1, part_rows=4)
-    scan(guard, [folder, broken], tmp_path / "out", options)
-    before = rows_of(tmp_path / "out")
-    summary = scan(guard, [folder], tmp_path / "out", options, retry_failed=True)
-    assert (summary["failed"], summary["last_run"]["rows"]) == (3, 0)
-    assert rows_of(tmp_path / "out") == before and not (tmp_path / "out" / "retried.parquet").exists()
-
-
-def test_failures_that_are_tried_again_outlive_a_run_that_is_stopped(guard, folder, files, tmp_path, monkeypatch):
-    broken = write_folder(tmp_path / "broken", {f"{number}.png": files["00.png"][:100] for number in range(3)})
-    options = Options(workers=1, part_rows=4)
-    scan(guard, [folder, broken], tmp_path / "out", options)
-    before = rows_of(tmp_path / "out")
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "run", stop)
-        with pytest.raises(KeyboardInterrupt):
-            scan(guard, [folder], tmp_path / "out", options, retry_failed=True)
-    assert len(rows_of(tmp_path / "out")) == len(files) and (tmp_path / "out" / "retried.parquet").exists()
-    assert scan(guard, [folder], tmp_path / "out", options)["failed"] == 3
-    assert rows_of(tmp_path / "out") == before
-
-
 # Equal files
 
 class Counts(MeanGuard):
@@ -245,6 +206,20 @@ def test_what_an_earlier_run_has_judged_is_known_by_its_content(files, folder, t
 def test_a_file_that_two_sources_name_has_one_row(guard, folder, files, tmp_path):
     scan(guard, [folder, folder / "03.png", f"{folder}/*.png"], tmp_path / "out", ONE_WORKER)
     assert len(rows_of(tmp_path / "out")) == len(files)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # which a zip may hold
+def test_an_archive_that_sources_reach_several_times_has_one_row_for_each_member(guard, folder, files, tmp_path):
+    (folder / "deep").mkdir()
+    with zipfile.ZipFile(folder / "deep/more.zip", "w") as archive:
+        for number, data in enumerate(files.values()):
+            archive.writestr("repeated.png" if number < 3 else f"{number}.png", data)
+    scan(guard, [folder], tmp_path / "once", ONE_WORKER)
+    assert len(rows_of(tmp_path / "once")) == 2 * len(files)
+    again = [folder, folder / "deep/more.zip", f"{folder}/**/*"]  # the glob fits "deep" and what is in it
+    for _ in range(2):
+        scan(guard, again, tmp_path / "out", ONE_WORKER)
+        assert rows_of(tmp_path / "out") == rows_of(tmp_path / "once")
 
 
 # The folder
@@ -282,6 +257,14 @@ def test_an_output_folder_within_the_source_is_not_scanned(guard, folder, files,
     for _ in range(2):
         summary = scan(guard, [folder], folder / "out", ONE_WORKER)
     assert summary["rows"] == len(files)
+
+
+def test_a_glob_that_fits_the_output_folder_too_does_not_scan_it(guard, folder, files, tmp_path):
+    scan(guard, [folder], folder / "out", ONE_WORKER)
+    write_folder(folder / "out", {"deep/picture.png": files["00.png"]})
+    for pattern in ("**", "**/*", "*/*", "out/[d]*"):
+        summary = scan(guard, [f"{folder}/{pattern}"], folder / "out", ONE_WORKER)
+        assert summary["rows"] == len(files) and summary["skipped"] == {}
 
 
 # Summary and report
@@ -325,46 +308,28 @@ def test_without_thumbnails_no_pixel_is_kept(guard, folder, tmp_path):
     assert {row["thumbnail"] for row in rows_of(tmp_path / "out")} == {None}
 
 
-# Rescan
-
-def test_rescan_gives_the_rows_of_a_scan_by_the_new_policy_without_reading_a_file(guard, folder, files, tmp_path):
-    write_folder(folder, {"bad.png": b"x", "copy.png": files["01.png"],
-                          "moving.gif": animation(["white", "red", "blue"])})
-    options = Options(workers=2, frames=2, part_rows=3, cache_embeddings=True, thumbnails=False)
-    scan(guard, [folder], tmp_path / "old", options)
-    other = MeanGuard(Policy.from_text("Nothing bright."), tmp_path / "bundle")
-    fresh = Options(workers=2, frames=2, thumbnails=False)
-    scan(other, [folder], tmp_path / "fresh", fresh)
-    for path in folder.iterdir():
-        path.unlink()
-    rescan(other, tmp_path / "old", tmp_path / "again", fresh)
-    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "fresh")
-
-
-def test_the_embedded_model_rescans_to_the_bit(photos, tmp_path):
-    names = ("chelsea.png", "coffee.png")
-    scan(Guard(Policy.from_text("No cats.")), [photos[name] for name in names], tmp_path / "old",
-         Options(cache_embeddings=True, workers=1))
-    guard = Guard(Policy.from_text("No drinks."))
-    rescan(guard, tmp_path / "old", tmp_path / "new")
-    rows = by_name(tmp_path / "new")
-    for name in names:
-        assert record_of(rows[name]).verdict == guard.check(photos[name])
-
-
-def test_rescan_of_a_scan_without_embeddings_says_what_to_do(guard, folder, tmp_path):
-    scan(guard, [folder], tmp_path / "old", ONE_WORKER)
-    with pytest.raises(ScanError, match="without --cache-embeddings; scan again"):
-        rescan(guard, tmp_path / "old", tmp_path / "new")
-
-
 # On the way
 
-def test_the_rate_is_kept(guard, folder, files, tmp_path):
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_rate_is_kept_by_all_workers_together(guard, folder, files, tmp_path, workers):
     seen: list[float] = []
-    scan(guard, [folder], tmp_path / "out", Options(workers=1, max_rate=20),
+    scan(guard, [folder], tmp_path / "out", Options(workers=workers, max_rate=20),
          watch=lambda progress: seen.append(progress.seconds))
     assert seen[-1] >= (len(files) - 1) / 20
+
+
+def test_time_that_a_slow_file_takes_is_not_caught_up(guard, folder, files, tmp_path, monkeypatch):
+    read, started = Decoder.read, []
+
+    def slow_at_first(self, path, name):
+        started.append(time.monotonic())
+        if len(started) == 1:
+            time.sleep(len(files) / 5)
+        return read(self, path, name)
+
+    monkeypatch.setattr(Decoder, "read", slow_at_first)
+    scan(guard, [folder], tmp_path / "out", Options(workers=1, max_rate=5))
+    assert started[-1] - started[1] >= (len(files) - 3) / 5
 
 
 def test_progress_is_told_and_ends_at_the_number_of_rows(guard, folder, files, tmp_path):

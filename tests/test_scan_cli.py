@@ -91,6 +91,32 @@ def test_control_c_ends_with_status_130_and_the_same_command_goes_on(photos, tmp
     assert result.exit_code in (0, 1) and len(rows_of(tmp_path / "out")) == len(files)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_control_c_ends_a_scan_that_waits_for_its_list(tmp_path):
+    command = [sys.executable, "-c", "from safeguard_sdk.cli import app; app(prog_name='safeguard')", "scan", "-",
+               "--policy", "L1", "--out", tmp_path / "out", "--workers", "1"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while not (tmp_path / "out/ledger.sqlite").exists():
+        time.sleep(0.1)
+        assert process.poll() is None
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    try:
+        assert (process.wait(60), process.stderr.read()) == (130, b"")  # with its stdin open still
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("option", [("--column", "path"), ("--retry-failed",), ("--video",), ("--ray", "local"),
+                                    ("--shard", "1/2"), ("--frames", "2"), ("--max-rate", "9")])
+def test_an_option_that_says_what_is_read_is_refused_beside_rescan(tmp_path, option):
+    result = run("scan", "--rescan", tmp_path, "--policy", "L1", "--out", tmp_path / "out", *option)
+    assert f"reads nothing; leave out {option[0]}\n" in error_line(result)
+    assert not (tmp_path / "out").exists()
+
+
 # diff
 
 def test_diff_tells_which_verdicts_changed_and_how(guard, folder, tmp_path):

@@ -101,6 +101,19 @@ def test_control_c_keeps_what_is_judged(guard, folder, whole, tmp_path):
     assert rows_of(tmp_path / "out") == whole
 
 
+def test_control_c_does_not_wait_until_the_next_image_is_due(guard, folder, tmp_path):
+    interrupted: list[float] = []
+
+    def interrupt(progress) -> None:
+        if progress.rows and not interrupted:
+            interrupted.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(guard, [folder], tmp_path / "out", Options(workers=2, max_rate=0.01), watch=interrupt)
+    assert time.monotonic() - interrupted[0] < 30 and len(rows_of(tmp_path / "out")) == 1
+
+
 # Damaged
 
 DAMAGE = {

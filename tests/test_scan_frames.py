@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from safeguard_sdk.scan import Options, scan
 from safeguard_sdk.scan.worker import sampled
 
 ONE_WORKER = Options(workers=1)
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -71,6 +75,29 @@ def test_of_a_video_the_gravest_of_its_sampled_frames_counts_and_its_number_is_r
     assert rows["cut.mp4"]["failure_kind"] is not None and rows["00.png"]["label"] is not None
     assert rows["a.mp4"]["frame"] == 10 * colours.index(gravest)
     assert rows["a.mp4"]["score"] == pytest.approx(scores[gravest], abs=0.05)
+
+
+@pytest.mark.parametrize("name", [b"two\nlines.mp4", b"caf\xe9.mp4"])  # which messages have escaped, the end in quotes
+def test_a_video_is_known_by_its_name_as_it_is(guard, tmp_path, name):
+    pytest.importorskip("av", reason="the extra video is not installed")
+    write_video(tmp_path / "a.mp4", ["white"])
+    try:
+        path = (tmp_path / "a.mp4").rename(tmp_path / os.fsdecode(name))
+    except OSError as error:
+        pytest.skip(f"this file system refuses the name: {error.strerror}")
+    assert scan(guard, [path], tmp_path / "out", ONE_WORKER)["failed"] == 0
+
+
+def test_a_named_video_without_pyav_is_a_failure_that_says_how_to_install_it(tmp_path):
+    write_folder(tmp_path, {"a.mp4": b"\0\0\0\x18ftypmp42", "absent/av.py": b"raise ImportError('none here')\n"})
+    program = ("import sys; from pathlib import Path; from scan_world import DARK, MeanGuard; "
+               "from safeguard_sdk.scan import Options, scan; "
+               "scan(MeanGuard(DARK, Path('bundle')), ['a.mp4'], 'out', Options(workers=1))")
+    paths = os.pathsep.join(map(str, (tmp_path / "absent", ROOT, ROOT / "tests")))  # decoders look there as well
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, check=True)
+    (row,) = rows_of(tmp_path / "out")
+    assert row["failure_kind"] == "unsupported"
+    assert row["failure"].endswith("needs PyAV (none here); install it: pip install 'safeguard[video]'")
 
 
 def test_without_pyav_videos_are_refused_with_the_line_that_installs_it(guard, photos, tmp_path, monkeypatch):

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import gc
+import gzip
 import io
-import json
 import os
 import socket
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import fsspec
-import pyarrow
-import pyarrow.parquet
 import pytest
 from scan_world import pictures, write_folder
 
@@ -65,12 +60,6 @@ def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def parquet_of(**columns: list) -> bytes:
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
     return buffer.getvalue()
 
 
@@ -201,6 +190,12 @@ def test_a_tar_that_is_cut_off_yields_what_comes_before_and_a_failure(files, tmp
     assert 1 < len(items) < 20 and items[-1].failure.kind in ("truncated", "corrupt")
 
 
+def test_a_named_gzip_that_is_cut_off_is_a_failure_whatever_it_is_called(files, tmp_path):
+    (tmp_path / "backup").write_bytes(gzip.compress(os.urandom(5000))[:200])
+    items = list(Sources([str(tmp_path / "backup"), str(write_folder(tmp_path / "photos", files))]))
+    assert items[0].failure.kind == "truncated" and len(items) == 1 + len(NAMES)
+
+
 def test_a_zip_without_its_end_is_a_failure_and_one_broken_member_is_one_failure(files, tmp_path):
     data = bytearray(zip_of(files, zipfile.ZIP_STORED))
     (tmp_path / "cut.zip").write_bytes(data[:-10])
@@ -246,6 +241,8 @@ def test_links_and_devices_in_a_tar_are_passed_over(files, tmp_path):
 def test_an_archive_that_is_not_read_here_is_a_failure_and_not_passed_over(tmp_path, name):
     (tmp_path / name).write_bytes(b"Rar!")
     assert found(tmp_path) == {str(tmp_path / name): "unsupported"}
+    fsspec.filesystem("memory").pipe(f"/others/{name}", b"Rar!")
+    assert found(f"memory://others/*{name}") == {f"memory:///others/{name}": "unsupported"}
 
 
 def test_a_tar_of_many_members_takes_the_memory_of_few(files, tmp_path):
@@ -254,76 +251,6 @@ def test_a_tar_of_many_members_takes_the_memory_of_few(files, tmp_path):
         if number == 400:
             headers = [thing for thing in gc.get_objects() if type(thing) is tarfile.TarInfo]  # isinstance asks proxies
     assert number == 499 and len(headers) <= 5
-
-
-# Tables and lists
-
-TABLES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
-    "bytes.parquet": lambda files: parquet_of(image=list(files.values())),
-    "dicts.parquet": lambda files: parquet_of(image=[{"bytes": data, "path": "x"} for data in files.values()]),
-    "named.parquet": lambda files: parquet_of(picture=list(files.values()), image=["wrong"] * len(files)),
-}
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_parquet_with_images_yields_them_by_row(files, tmp_path, name):
-    (tmp_path / name).write_bytes(TABLES[name](files))
-    column = "picture" if name == "named.parquet" else None
-    assert found(tmp_path / name, column=column) == {
-        f"row {number}": data for number, data in enumerate(files.values())}
-
-
-@pytest.mark.parametrize("name", ["list.parquet", "list.csv", "list.tsv", "list.jsonl"])
-def test_tables_with_paths_yield_the_files_beside_them(files, tmp_path, name):
-    write_folder(tmp_path, files)
-    text = io.StringIO()
-    if name.endswith(".jsonl"):
-        text.writelines(json.dumps({"id": 1, "file_name": path}) + "\n" for path in NAMES)
-    else:
-        csv.writer(text, delimiter="\t" if name.endswith(".tsv") else ",").writerows(
-            [("id", "file_name"), *((1, path) for path in NAMES)])
-    data = parquet_of(file_name=list(NAMES)) if name.endswith(".parquet") else text.getvalue().encode("utf-8-sig")
-    (tmp_path / name).write_bytes(data)
-    assert found(tmp_path / name) == {str(tmp_path / path): files[path] for path in NAMES}
-
-
-@pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
-def test_a_list_has_a_path_on_each_line_or_between_nul_bytes(files, tmp_path, separator, monkeypatch):
-    monkeypatch.chdir(write_folder(tmp_path, files))
-    Path("list.txt").write_bytes(separator.join(NAMES).encode())
-    assert found("list.txt") == files
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path("list.txt").read_bytes())))
-    assert found("-") == files
-
-
-def test_rows_without_an_image_are_failures(files, tmp_path):
-    (tmp_path / "gaps.parquet").write_bytes(parquet_of(image=[files["a.png"], None, b""]))
-    assert found(tmp_path / "gaps.parquet") == {"row 0": files["a.png"], "row 1": "empty", "row 2": "empty"}
-    (tmp_path / "gaps.jsonl").write_text('{"path": ""}\n[1]\nno json\n{"path": 7}\n')
-    assert found(tmp_path / "gaps.jsonl") == {"line 1": "not_found", "line 2": "corrupt", "line 3": "corrupt",
-                                              "line 4": "not_found"}
-
-
-def test_a_table_without_a_usual_column_says_which_there_are(tmp_path):
-    (tmp_path / "table.csv").write_text("photo,caption\nx.png,hello\n")
-    with pytest.raises(ScanError, match=r"say which with --column, there are: photo, caption"):
-        found(tmp_path / "table.csv")
-    (tmp_path / "table.parquet").write_bytes(parquet_of(photo=[b"x"]))
-    with pytest.raises(ScanError, match=r"has no column 'foto'; say which"):
-        found(tmp_path / "table.parquet", column="foto")
-
-
-def test_a_parquet_file_beside_photos_that_holds_none_is_passed_over(files, tmp_path):
-    write_folder(tmp_path, {"a.png": files["a.png"], "captions.parquet": parquet_of(caption=["hello"]),
-                            "paths.parquet": parquet_of(path=["a.png"]), "images.parquet": parquet_of(image=[b"x"])})
-    sources = Sources([str(tmp_path)])
-    assert {item.member or Path(item.path).name for item in sources} == {"a.png", "row 0"}
-    assert sources.skipped == {".parquet": 2}
-
-
-def test_a_file_that_is_no_parquet_is_a_failure(tmp_path):
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
-    assert list(found(tmp_path / "broken.parquet").values()) == ["corrupt"]
 
 
 # Far away

@@ -20,6 +20,7 @@ from export.smoothing import Inputs, smooth
 from safeguard_sdk.engine.narrow import widened
 from safeguard_sdk.engine.tags import KNOTS
 from safeguard_sdk.errors import BundleError
+from training.errors import TrainingError
 from training.nano import start
 from training.nano.reader import Reader
 from training.nano.start import START, open_start, start_from
@@ -127,13 +128,13 @@ def test_a_run_that_goes_on_keeps_its_start_and_refuses_another(tmp_path, bundle
     state = torch.load(tmp_path / START, weights_only=True)
     state["origin"]["sha256"] = "0" * 64
     torch.save(state, tmp_path / START)
-    with pytest.raises(ValueError, match=r"has started from 000000000000…, .*another folder to --out"):
+    with pytest.raises(TrainingError, match=r"has started from 000000000000…, .*another folder to --out"):
         start_from(bundle, tmp_path)
 
 
 def test_a_run_from_smollm2_takes_no_start_afterwards(tmp_path, bundle):
     (tmp_path / "checkpoint.pt").touch()
-    with pytest.raises(ValueError, match="has started from SmolLM2; give another folder"):
+    with pytest.raises(TrainingError, match="has started from SmolLM2; give another folder"):
         start_from(bundle, tmp_path)
 
 
@@ -141,7 +142,7 @@ def test_a_start_of_another_depth_is_refused(tmp_path, base, bundle, monkeypatch
     start_from(bundle, tmp_path)
     shallow = LlamaConfig(**{**CONFIG.to_dict(), "num_hidden_layers": 1})
     monkeypatch.setattr(start, "load_base", lambda *_: (None, LlamaModel(shallow), torch.zeros(2, WIDTH)))
-    with pytest.raises(ValueError, match="`layers` of the recipe must be those of the start"):
+    with pytest.raises(TrainingError, match="`layers` of the recipe must be those of the start"):
         open_start(tmp_path, tmp_path, 1, rank=2)
 
 

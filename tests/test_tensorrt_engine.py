@@ -189,7 +189,7 @@ def test_an_engine_that_was_changed_is_refused(bundle, engines, cuda):
 
 
 def test_an_engine_that_tensorrt_cannot_load_is_an_error(bundle, engines, cuda, monkeypatch):
-    folder = EngineFolder.open(engines, bundle)
+    folder = EngineFolder.open(str(engines), bundle)
     monkeypatch.setattr(folder.runtime, "deserialize_cuda_engine", lambda data: None)
     with pytest.raises(EngineError, match=r"vision.engine: tensorrt 10.9 cannot load it on this GPU"):
         EngineGraph(folder, "vision")

@@ -16,6 +16,7 @@ import torch
 from tiny_reader import encode, new_reader
 
 from safeguard_sdk.engine.tags import TagTable
+from training.errors import TrainingError
 from training.nano import reader as nano_reader
 from training.nano import train as training
 from training.nano.exam import build_exam
@@ -229,12 +230,26 @@ def test_the_learning_rate_rises_stays_and_falls_to_a_twentieth():
     assert recipe.rate_at(98) == recipe.rate_at(99) == 0.05
 
 
-def test_the_recipe_that_ships_is_complete_and_a_misspelt_key_is_an_error(tmp_path):
-    assert 0 < Recipe.read().warmup_steps < Recipe.read().decay_from < Recipe.read().steps
-    slip = training.RECIPE.read_text(encoding="utf-8").replace("warmup_steps", "warm_up_steps")
-    (tmp_path / "recipe.yaml").write_text(slip, encoding="utf-8")
-    with pytest.raises(TypeError, match="warm_up_steps"):
+@pytest.mark.parametrize("file", [training.RECIPE, training.FURTHER])
+def test_the_recipes_that_ship_are_complete(file):
+    recipe = Recipe.read(file)
+    assert 0 < recipe.warmup_steps < recipe.decay_from < recipe.steps
+
+
+@pytest.mark.parametrize(("key", "line", "message"), [
+    ("warmup_steps", "warm_up_steps: 20", "there is no key warm_up_steps; did you mean warmup_steps?"),
+    ("seed", "seed: 1\nseed: 2", "the key seed is given twice"),
+    ("decay_from", "decay_from: 9999", "decay_from is 9999, must be at least 0 and at most"),
+    ("plain", "plain: 1.5", "plain is 1.5, must be at least 0 and at most 1"),
+    ("learning_rate", "learning_rate: 1e-3", "in YAML 1e-4 is a text"),
+])
+def test_a_slip_in_a_recipe_is_one_line_that_names_the_key(tmp_path, key, line, message):
+    lines = training.RECIPE.read_text(encoding="utf-8").splitlines()
+    changed = "\n".join(line if one.startswith(f"{key}:") else one for one in lines)
+    (tmp_path / "recipe.yaml").write_text(changed, encoding="utf-8")
+    with pytest.raises(TrainingError) as error:
         Recipe.read(tmp_path / "recipe.yaml")
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 # The packs of a step.

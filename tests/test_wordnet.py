@@ -108,6 +108,13 @@ def test_a_name_means_an_animal_then_food_then_a_thing_then_the_commonest_sense(
     assert wordnet.find(name).offset == offset
 
 
+@pytest.mark.parametrize("name, kind, offset", [
+    ("crane", "animal", "00000040"), ("crane", "derrick", "00000050"), ("apple", "orchard apple tree", "00000080")])
+def test_a_kind_tells_the_senses_of_a_name_apart(wordnet, name, kind, offset):
+    assert wordnet.find(name, kind=kind).offset == offset
+    assert wordnet.find(name, kind="knife") is None
+
+
 def test_other_names_of_the_thing_outweigh_its_kind(wordnet):
     assert wordnet.find("crane", ("Crane", "Derrick")).offset == "00000050"
 
@@ -127,6 +134,13 @@ def test_a_plural_means_what_its_singular_means(wordnet, plural, singular):
 def test_a_longer_name_means_what_its_last_known_words_mean(wordnet):
     assert wordnet.find("red bell pepper").lemmas == ("bell pepper",)
     assert wordnet.find("big hunting dogs").lemmas[0] == "dog"
+    assert wordnet.find("dog with a red scarf").lemmas[0] == "dog"
+    assert wordnet.find("bank of scarves").offset == "00000160"
+
+
+def test_a_word_of_a_longer_name_means_what_it_means_most_often_or_the_food_where_that_is_a_plant(wordnet):
+    assert wordnet.find("floating crane").offset == "00000050"  # the machine
+    assert wordnet.find("green apple").offset == "00000090"     # the fruit
 
 
 def test_the_ancestors_of_a_synset_are_itself_and_everything_above_it_on_all_ways(wordnet):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from training.errors import TrainingError
 
 RUN = "run.json"
@@ -24,6 +26,14 @@ def check_same_run(folder: Path, run: dict) -> bool:
         raise TrainingError(f"{folder}: was begun with another {differing[0]} ({found.get(differing[0])!r:.80}, now "
                             f"{run[differing[0]]!r:.80}); give another --out, or delete that folder to start anew")
     return True
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """As save_whole, a .npy file."""
+    beside = path.with_suffix(".partial")
+    with open(beside, "wb") as file:
+        np.save(file, array)
+    beside.replace(path)
 
 
 def save_whole(path: Path, state: dict) -> None:

@@ -16,7 +16,8 @@ VISIBLE_FILES = {3: "top", 4: "act", 5: "animal", 6: "artifact", 8: "body", 10: 
                  13: "food", 17: "object", 18: "person", 19: "phenomenon", 20: "plant", 21: "possession",
                  27: "substance"}
 THINGS = frozenset({3, 5, 6, 13, 17, 18, 20})
-ANIMAL, FOOD = 5, 13
+ANIMAL, FOOD, PLANT = 5, 13, 20
+JOINTS = frozenset({"with", "of", "or", "and", "in", "on", "at", "without", "behind", "under", "over"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,25 @@ class WordNet:
         familiar = frozenset(fields[0].replace("_", " ") for fields in index if int(fields[-int(fields[2]) - 1]))
         return cls(synsets, senses, familiar)
 
-    def find(self, name: str, also_called: tuple[str, ...] = ()) -> Synset | None:
+    def find(self, name: str, also_called: tuple[str, ...] = (), kind: str | None = None) -> Synset | None:
         """The synset that `name` means in a photo: the one that shares most of `also_called`, then an animal, food,
-        another thing, and last an act or an event; then the commonest sense. None if it has no visible sense."""
+        another thing, and last an act or an event; then the commonest sense. None if it has no visible sense.
+
+        Of a name that WordNet has not, the last words are looked up ("red bell pepper"), before what joins it to others
+        ("hat with a brim"). A single word of many means what it means most often, or food where that is a plant.
+
+        kind  what it must be a kind of ("a screwdriver" that is a "hand tool")
+        """
         others = {other.lower() for other in also_called}
-        candidates = [self.synsets[offset] for offset in self._offsets(name)]
+        offsets, whole = self._offsets(name)
+        candidates = [self.synsets[offset] for offset in offsets]
         candidates = [synset for synset in candidates if synset.lexicographer in VISIBLE_FILES and not synset.instance]
+        if kind is not None:
+            candidates = [synset for synset in candidates if self._is_a(synset, kind)]
+        if not whole and candidates:
+            things = [synset for synset in candidates if synset.lexicographer in THINGS] or candidates
+            food = [synset for synset in things if synset.lexicographer == FOOD]
+            return food[0] if food and things[0].lexicographer == PLANT else things[0]
 
         def fit(synset: Synset) -> tuple[int, bool, bool, bool]:
             shared = len(others & {lemma.lower() for lemma in synset.lemmas})
@@ -75,15 +89,19 @@ class WordNet:
             climb(offset)
         return found
 
-    def _offsets(self, name: str) -> tuple[str, ...]:
-        """Offsets of a name, of its singular, or of its last words ("red bell pepper" → "bell pepper")."""
+    def _is_a(self, synset: Synset, kind: str) -> bool:
+        return any(kind in self.synsets[above].lemmas for above in self.ancestors(synset.offset))
+
+    def _offsets(self, name: str) -> tuple[tuple[str, ...], bool]:
+        """Offsets of a name, of its singular, or of its last words; and whether the whole name is meant."""
         words = name.lower().split()
-        for start in range(len(words)):
-            lemma = " ".join(words[start:])
+        joint = next((place for place, word in enumerate(words) if place and word in JOINTS), len(words))
+        for start, end in [(0, len(words)), *((start, joint) for start in range(joint))]:
+            lemma = " ".join(words[start:end])
             for form in (lemma, *_singulars(lemma)):
                 if form in self.senses:
-                    return self.senses[form]
-        return ()
+                    return self.senses[form], (start, end) == (0, len(words))
+        return (), False
 
 
 def _lines(path: Path) -> list[str]:

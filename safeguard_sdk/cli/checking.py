@@ -19,7 +19,7 @@ from safeguard_sdk.cli.options import (
     one_policy,
 )
 from safeguard_sdk.cli.printing import COLOURS, print_error, readable_errors
-from safeguard_sdk.errors import ImageError
+from safeguard_sdk.errors import ImageError, VerdictError
 from safeguard_sdk.image import MAX_FILE_BYTES
 
 STDIN = "-"
@@ -67,6 +67,8 @@ def _judge(path: str, judge: Callable[[str | bytes], Verdict]) -> Record:
     except ImageError as error:
         message = str(error).replace("<bytes>", "<stdin>", 1) if path == STDIN else str(error)
         return Record(path, None, message, error.kind)
+    except VerdictError as error:
+        return Record(path, None, f"{path}: has no verdict ({error})", "no_verdict")
 
 
 def _read_stdin() -> bytes:

@@ -58,6 +58,7 @@ def scan(
     from safeguard_sdk.scan import Limits, Options, live  # pyarrow and its like
     from safeguard_sdk.scan import rescan as rescan_old
     from safeguard_sdk.scan import scan as scan_sources
+    from safeguard_sdk.scan.run import refuse_beside_rescan
     with readable_errors():
         options = Options(
             format="jsonl" if jsonl else "parquet", frames=frames, shard=_share(shard), thumbnails=thumbnails,
@@ -65,6 +66,9 @@ def scan(
             workers=workers, limits=Limits(timeout, memory << 20), max_rate=max_rate)
         if bool(sources) == (rescan is not None):
             raise ScanError("name what to scan, or with --rescan a folder that was scanned; one of the two")
+        if rescan is not None:
+            refuse_beside_rescan({"--column": column is not None, "--retry-failed": retry_failed, "--video": video,
+                                  "--ray": ray is not None})
         if ray is not None and (provider != "cpu" or engines is not None):
             raise ScanError("--ray judges on the CPUs of its cluster; leave out --provider and --engines")
         guard = Guard(one_policy(policy), bundle, provider=provider, engines=engines)

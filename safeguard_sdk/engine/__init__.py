@@ -45,6 +45,10 @@ class Prefix:
 class Engine(Protocol):
     bundle: Bundle
 
+    @property
+    def providers(self) -> dict[str, list[str]]:
+        """What each graph runs on, first choice first."""
+
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without special tokens."""
 

@@ -37,8 +37,9 @@ class EngineFolder:
     trt: ModuleType
 
     @classmethod
-    def open(cls, path: Path, bundle: Bundle) -> EngineFolder:
+    def open(cls, path: str | Path, bundle: Bundle) -> EngineFolder:
         """Raises EngineError naming what does not fit."""
+        path = Path(path)
         try:
             facts = json.loads((path / "engines.json").read_text(encoding="utf-8"))
             engines, module, version = facts["engines"], facts["module"], facts["version"]

@@ -91,7 +91,7 @@ def read_keys(taxonomy: Taxonomy, text: str, where: str) -> Read:
         raise PolicyError(f"{where}: is neither a response with results and categories nor a list of categories "
                           f"({error!r})") from error
     for key in keys:
-        if key not in taxonomy.categories:
+        if not isinstance(key, str) or key not in taxonomy.categories:
             raise _unknown(str(key), taxonomy.categories, where, "write a rule for it yourself")
     return taxonomy.rules_of(keys)
 
@@ -109,7 +109,7 @@ def read_risks(taxonomy: Taxonomy, text: str, where: str) -> Read:
         if category is None or category.name != name:
             raise _unknown(f"{key} {name}", [one.title for one in taxonomy.categories.values()], where,
                            "write a rule for it yourself")
-        if unknown := [risk for risk in risks if risk not in category.leaves]:
+        if unknown := [str(risk) for risk in risks if not isinstance(risk, str) or risk not in category.leaves]:
             raise _unknown(f"{key} {name}, {unknown[0]}", category.leaves, where, "write a rule for it yourself")
         rule, lacks = rule_of(category, risks)
         rules += [rule] if rule else []
@@ -135,7 +135,7 @@ def _numbered_entries(text: str, where: str) -> list[tuple[str, str, str]]:
 def _json(text: str, where: str):
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyError(f"{where}: is no JSON ({error})") from error
 
 

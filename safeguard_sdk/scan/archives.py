@@ -18,6 +18,7 @@ from safeguard_sdk.scan.names import HEAD_BYTES, Sieve, kind_of_name
 
 IN_MEMORY_BYTES = 32 << 20    # an archive within an archive is kept in memory up to here, and on the disk from here on
 MAX_NESTED_BYTES = 64 << 30   # such an archive is refused from here on
+OTHER_ARCHIVE = "is an archive of a kind that is not read here; unpack it and scan the folder"
 READ_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, OSError, RuntimeError,
                NotImplementedError, ValueError, OverflowError, MemoryError)  # RuntimeError: a password is needed
 
@@ -31,7 +32,7 @@ def zip_items(file: BinaryIO, path: str, sieve: Sieve, within: str | None = None
     try:
         archive = zipfile.ZipFile(file)
     except READ_ERRORS as error:
-        yield _broken(path, within, error)
+        yield broken(path, within, error)
         return
     for entry in archive.infolist():
         if entry.is_dir():
@@ -41,7 +42,7 @@ def zip_items(file: BinaryIO, path: str, sieve: Sieve, within: str | None = None
             with archive.open(entry) as content:
                 yield from _member(content, entry.file_size, path, member, within is not None, sieve)
         except READ_ERRORS as error:
-            yield _broken(path, member, error)
+            yield broken(path, member, error)
 
 
 def tar_items(file: BinaryIO, path: str, sieve: Sieve, within: str | None = None) -> Iterator[Item]:
@@ -57,7 +58,7 @@ def tar_items(file: BinaryIO, path: str, sieve: Sieve, within: str | None = None
                 elif not entry.isdir():
                     sieve.passed["a link or a device"] += 1
     except READ_ERRORS as error:  # what follows cannot be found any more
-        yield _broken(path, within, error)
+        yield broken(path, within, error)
 
 
 def _member(content: BinaryIO, size: int, path: str, member: str, nested: bool,
@@ -72,7 +73,7 @@ def _member(content: BinaryIO, size: int, path: str, member: str, nested: bool,
             yield from _nested(content, path, member, kind, sieve)
         return
     if kind == "other archive":
-        yield failed(path, member, "is an archive of a kind that is not read here; unpack it", "unsupported")
+        yield failed(path, member, OTHER_ARCHIVE, "unsupported")
         return
     head = content.read(HEAD_BYTES)
     if not sieve.takes(member, lambda: head):
@@ -116,7 +117,8 @@ def _inside(within: str | None, name: str) -> str:
     return name if within is None else within + INSIDE + name
 
 
-def _broken(path: str, member: str | None, error: Exception) -> Item:
+def broken(path: str, member: str | None, error: Exception) -> Item:
+    """The failure of an archive, or of a member, for one of READ_ERRORS."""
     text = one_line(error)
     if isinstance(error, NotImplementedError):
         return failed(path, member, f"is packed in a way that is not read here ({text}); pack it again", "unsupported")

@@ -34,7 +34,7 @@ from safeguard_sdk.scan.sources import Sources, reachable
 
 BLOCK_ITEMS = 64         # go to an actor at a time …
 BLOCK_BYTES = 64 << 20   # … or as many as hold this
-SKIPPED = "skipped.json"  # how the read task, on this machine, tells what it has passed over
+FOUND = "found.json"     # how the read task, on this machine, tells what it has passed over and gone through
 ITEMS = pyarrow.schema([("id", pyarrow.binary()), ("path", pyarrow.binary()), ("member", pyarrow.binary()),
                         ("data", pyarrow.large_binary()), ("kind", pyarrow.string()), ("failure", pyarrow.string())])
 
@@ -58,10 +58,12 @@ def judge_on_cluster(guard: Guard, sources: Sources, folder: ScanFolder, options
             _Judge, batch_format="pyarrow", batch_size=BLOCK_ITEMS, num_cpus=1,
             compute=ActorPoolStrategy(size=options.actors or max(1, int(ray.cluster_resources()["CPU"]) - 1)),
             fn_constructor_args=(guard.policy.to_yaml(), str(guard.bundle.path), options))
-        (folder.path / SKIPPED).unlink(missing_ok=True)
+        (folder.path / FOUND).unlink(missing_ok=True)
         _write(rows.iter_batches(batch_format="pyarrow", batch_size=None), folder, options, progress, tick)
-        sources.skipped.update(json.loads((folder.path / SKIPPED).read_text(encoding="utf-8")))
-        (folder.path / SKIPPED).unlink()
+        found = json.loads((folder.path / FOUND).read_text(encoding="utf-8"))
+        sources.skipped.update(found["skipped"])
+        sources.retried = set(found["retried"])
+        (folder.path / FOUND).unlink()
     finally:
         if started_here:
             ray.shutdown()
@@ -113,7 +115,8 @@ def _blocks(sources: Sources, out: Path, options: Options) -> Iterator[pyarrow.T
                 block, size = [], 0
         if block:
             yield pyarrow.Table.from_pylist(block, schema=ITEMS)
-    (out / SKIPPED).write_text(json.dumps(sources.skipped), encoding="utf-8")
+    found = {"skipped": sources.skipped, "retried": sorted(sources.retried)}
+    (out / FOUND).write_text(json.dumps(found), encoding="utf-8")
 
 
 class _Judge:
@@ -121,7 +124,7 @@ class _Judge:
 
     def __init__(self, policy: str, bundle: str, options: Options) -> None:
         self._guard = Guard(Policy.from_yaml(policy), bundle)
-        self._options = replace(options, max_rate=None, part_rows=2 * BLOCK_ITEMS)
+        self._options = replace(options, part_rows=2 * BLOCK_ITEMS)
 
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
         collected = _Collected(self._guard)

@@ -71,12 +71,13 @@ class Decoder:
         answer = self._ask({"do": "take", "name": name}, name, data)
         return answer["sha256"], answer["bytes"]
 
-    def prepare(self, name: str, frames: int, pdq: bool = False) -> Prepared:
+    def prepare(self, name: str, frames: int, pdq: bool = False, video: bool = False) -> Prepared:
         """Decode what it was handed: one frame of a still, up to `frames` of an animation.
 
-        pdq  compute the hash by which near duplicates are known, too
+        pdq    compute the hash by which near duplicates are known, too
+        video  whether it is one
         """
-        answer = self._ask({"do": "prepare", "name": name, "frames": frames, "pdq": pdq}, name)
+        answer = self._ask({"do": "prepare", "name": name, "video": video, "frames": frames, "pdq": pdq}, name)
         with self._no_answer_is_an_error(name):
             prepared = _room_for(answer, frames, self._geometry)
             for one in prepared.inputs:

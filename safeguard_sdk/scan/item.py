@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from safeguard_sdk.errors import ImageError
 from safeguard_sdk.image.files import printable
+from safeguard_sdk.scan.names import kind_of_name
 
 INSIDE = "!/"  # between an archive and its member, in messages
 URL = "://"    # in what fsspec opens
@@ -27,11 +28,17 @@ class Item:
     data: bytes | None = None                  # an archive's reader has them already
     load: Callable[[], bytes] | None = None    # fetches them from afar; raises ImageError
     failure: ImageError | None = None          # why there is nothing to read
+    opening: int = 0                           # of its archive or table: another number each time one is read
 
     @property
     def name(self) -> str:
         """What messages call it, in one line."""
         return printable(self.path if self.member is None else self.path + INSIDE + self.member)
+
+    @property
+    def kind(self) -> str | None:
+        """As kind_of_name tells it. Not by `name`, in which the end may be escaped."""
+        return kind_of_name(self.path if self.member is None else self.member)
 
     def identity(self, occurrence: int = 1) -> bytes:
         """16 bytes that stand for path and member; an archive may hold a name several times, so these are counted."""

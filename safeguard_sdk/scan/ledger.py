@@ -47,14 +47,14 @@ class Ledger(Generic[Job]):
             name.unlink(missing_ok=True)
         self._lock = threading.Lock()
         self._path = path
-        self._occurrences: Counter[tuple[str, str]] = Counter()  # of names that their archive repeats
+        self._occurrences: Counter[tuple[int, str]] = Counter()  # (opening, member) that is repeated in it → how often
         self._waiting: dict[str, list[Job]] = {}                 # sha256 of what is being judged → who else has it
         with self._readable_errors():
             self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._base.executescript(f"""
                 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{CACHE_KIB};
                 PRAGMA locking_mode = EXCLUSIVE;
-                CREATE TABLE done (id BLOB PRIMARY KEY, met INTEGER) WITHOUT ROWID;
+                CREATE TABLE done (id BLOB PRIMARY KEY, opening INTEGER) WITHOUT ROWID;
                 CREATE TABLE outcome (sha256 BLOB PRIMARY KEY, facts TEXT, thumbnail BLOB) WITHOUT ROWID;
             """)
 
@@ -68,27 +68,27 @@ class Ledger(Generic[Job]):
     def claim(self, item: Item) -> bytes | None:
         """The identity of an item that is to be judged now, or None if it has its row or is claimed already.
 
-        A name that an archive repeats is another item each time.
+        A name that an archive repeats is another item each time; an archive that is opened again has the same ones.
         """
         with self._lock, self._readable_errors():
-            key = (item.path, item.member)
+            key = (item.opening, item.member)
             while True:
                 identity = item.identity(self._occurrences[key] + 1)
-                found = self._base.execute("SELECT met FROM done WHERE id = ?", (identity,)).fetchone()
+                found = self._base.execute("SELECT opening FROM done WHERE id = ?", (identity,)).fetchone()
                 if found is None:
-                    self._base.execute("INSERT INTO done VALUES (?, 1)", (identity,))
+                    self._base.execute("INSERT INTO done VALUES (?, ?)", (identity, item.opening))
                     return identity
-                if found == (0,):  # it has its row from an earlier run
-                    self._base.execute("UPDATE done SET met = 1 WHERE id = ?", (identity,))
-                    return None
                 if item.member is None:
+                    return None
+                if found != (item.opening,):  # met in an earlier run or an earlier opening, and now in this one
+                    self._base.execute("UPDATE done SET opening = ? WHERE id = ?", (item.opening, identity))
                     return None
                 self._occurrences[key] += 1
 
     def claim_again(self, identity: bytes) -> bool:
         """Claim an identity that another scan has given; False if it has its row."""
         with self._lock, self._readable_errors():
-            return self._base.execute("INSERT OR IGNORE INTO done VALUES (?, 1)", (identity,)).rowcount == 1
+            return self._base.execute("INSERT OR IGNORE INTO done VALUES (?, 0)", (identity,)).rowcount == 1
 
     def known(self, sha256: str, job: Job) -> Outcome | bool:
         """The outcome of this content; or True if it is being judged, and `job` now waits for it; or False, and then
@@ -113,7 +113,8 @@ class Ledger(Generic[Job]):
 
     def close(self) -> None:
         """Also removes it from the disk."""
-        self._base.close()
+        with self._lock:  # whoever reads the sources may still be at it when a scan is interrupted
+            self._base.close()
         self._path.unlink(missing_ok=True)
 
     def _store(self, sha256: str, outcome: Outcome) -> None:

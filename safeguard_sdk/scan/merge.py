@@ -23,9 +23,7 @@ def merge_shards(out: Path, shards: Sequence[Path]) -> dict:
     facts = {**folders[0].facts, "settings": {**folders[0].facts["settings"], "shard": "1/1"},
              "merged": [str(shard) for shard in shards]}
     progress, skipped = Progress(), Counter()
-    with ScanFolder.begin(out, facts) as merged:
-        if merged.parts:
-            raise ScanError(f"{printable(out)}: holds rows already; name a new folder")
+    with ScanFolder.begin(out, facts, must_be_new=True) as merged:
         for folder in folders:
             skipped |= Counter(read_summary(folder.path)["skipped"])  # each share has passed over the same files
             for part in folder.parts:

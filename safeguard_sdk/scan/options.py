@@ -25,7 +25,7 @@ class Options:
     workers: int = 0                   # decoding processes; 0 for one a core
     actors: int = 0                    # with Ray: guards, each in its own process; 0 for one a core, all but one
     limits: Limits = field(default_factory=Limits)
-    max_rate: float | None = None      # images read a second
+    max_rate: float | None = None      # images read a second, at most, by all workers together
     part_rows: int = 4096              # a part is written when it has this many rows …
     part_seconds: float = 60.0         # … or is this old: what a power failure can cost
 

@@ -18,7 +18,7 @@ import io
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -28,7 +28,7 @@ from safeguard_sdk.bundle import file_sha256
 from safeguard_sdk.durable import sync_folder, write_durably
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
-from safeguard_sdk.scan.rows import FORMATS, Hashes, Row, schema
+from safeguard_sdk.scan.rows import FORMATS, Hashes, Row, record_of, schema
 
 FORMAT = 1
 SCAN, MANIFEST, LOCK, SUMMARY, REPORT = "scan.json", "manifest.jsonl", "lock", "summary.json", "report.html"
@@ -59,11 +59,13 @@ class ScanFolder:
         self._lock = lock
 
     @classmethod
-    def begin(cls, path: Path, facts: dict) -> ScanFolder:
-        """Make the folder, or take up the scan in it, if it is the same one.
+    def begin(cls, path: Path, facts: dict, must_be_new: bool = False) -> ScanFolder:
+        """Make the folder, or take up the scan in it, if it is the same one. A folder that is refused stays as it is;
+        any other is an unfinished scan from here on, so whatever else may be refused comes before.
 
-        facts  {"hashes": …, "settings": …, …}; hashes and settings must equal those that are there. Parts that are
-               damaged are put aside, and what no manifest names is removed, so that their rows are made again.
+        facts        {"hashes": …, "settings": …, …}; hashes and settings must equal those that are there. Parts that
+                     are damaged are put aside, and what no manifest names is removed, so that their rows are made again
+        must_be_new  whether a folder with rows is refused too
         """
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -80,6 +82,8 @@ class ScanFolder:
                     (path / name).mkdir(exist_ok=True)
                 sync_folder(path)
                 folder = cls(path, _read_manifest(path), facts, lock)
+                if must_be_new and folder.parts:
+                    raise ScanError(f"{printable(path)}: holds rows already; name a new folder")
                 for file in (path / SUMMARY, folder.duplicates_file):  # they tell of a finished scan
                     file.unlink(missing_ok=True)
                 folder._put_damaged_aside()
@@ -136,12 +140,15 @@ class ScanFolder:
             sync_folder(self.path)
             self.parts.append(part)
 
-    def take_failures_out(self) -> None:
-        """Take all failure rows out of the parts, so that they are tried again; `put_failures_back` knows them still,
-        even if the power fails meanwhile."""
+    def take_failures_out(self) -> set[str]:
+        """Take all failure rows out of the parts, so that they are tried again; returns the paths in them.
+
+        `put_failures_back` knows the rows still, even if the power fails meanwhile.
+        """
         with disk_errors(self.path):
             failures = [list(filter(_failed, self._rows_of(part))) for part in self.parts]
-            write_durably(self._retried_file, self._table(list(chain.from_iterable(failures))))
+            rows = list(chain.from_iterable(failures))
+            write_durably(self._retried_file, self._table(rows))
             for number, part in enumerate(self.parts):
                 if not failures[number]:
                     continue
@@ -150,18 +157,22 @@ class ScanFolder:
                 self.parts[number] = self._write_part(kept, embeddings)
                 self.write_manifest()
             self._remove_strays()
+            return {record_of(row).path for row in rows}
 
-    def put_failures_back(self) -> None:
-        """Failures that were taken out and that nobody has tried again, as their source was not named, are failures
-        still."""
+    def put_failures_back(self, paths: Collection[str] | None = None) -> None:
+        """Failures that were taken out and that nobody has tried again are failures still.
+
+        paths  of these alone, as the others have been gone through and are whole now; None for all
+        """
         with disk_errors(self.path):
             if not self._retried_file.exists():
                 return
             retried = {row["id"]: row for row in self.format.read(self._retried_file)}
             for row in self.rows(["id"]):
                 retried.pop(row["id"], None)
-            if retried:
-                self.add(list(retried.values()))
+            still = [row for row in retried.values() if paths is None or record_of(row).path in paths]
+            if still:
+                self.add(still)
             self._retried_file.unlink()
 
     def write_manifest(self) -> None:

@@ -28,6 +28,7 @@ from safeguard_sdk.scan.item import Item
 from safeguard_sdk.scan.job import Job, Ready, Settled
 from safeguard_sdk.scan.ledger import Ledger, Outcome
 from safeguard_sdk.scan.options import Options, Progress
+from safeguard_sdk.scan.pace import Pace
 from safeguard_sdk.scan.rows import Hashes, Row, row_of
 from safeguard_sdk.scan.thumbnail import thumbnail_of
 from safeguard_sdk.verdict import LABELS, Verdict
@@ -61,6 +62,7 @@ class Pipeline:
         self._items: Channel[Job] = Channel(WAITING_BYTES)
         self._ready: Channel[Ready] = Channel(2 * options.batch_size)
         self._settled: Channel[Settled] = Channel(SETTLED_BYTES)
+        self._pace = Pace(options.max_rate)
         self._decoding = options.workers
         self._decoding_lock = threading.Lock()
         self._failure: BaseException | None = None
@@ -90,9 +92,9 @@ class Pipeline:
         try:
             self._wait_for(threads, tick)
         except KeyboardInterrupt:
-            self._items.stop()     # what is being decoded is still judged and written
-            self._claimed.stop()
-            self._wait_for(threads, tick)
+            for gate in (self._items, self._claimed, self._pace):
+                gate.stop()                    # what is being decoded is still judged and written
+            self._wait_for(threads[1:], tick)  # the first may wait for a source that says nothing
             raise
         if self._failure is not None:
             raise self._failure
@@ -110,29 +112,28 @@ class Pipeline:
             pass
         except BaseException as error:  # raised again by `run`, on the thread of the caller
             self._failure = self._failure or error
-            for channel in (self._claimed, self._items, self._ready, self._settled):
-                channel.stop()
+            for gate in (self._claimed, self._items, self._ready, self._settled, self._pace):
+                gate.stop()
 
     # read
 
     def _read(self, items: Iterable[tuple[Item, bytes]]) -> None:
-        started = time.monotonic()
-        for number, (item, identity) in enumerate(items):
-            if self._options.max_rate:
-                time.sleep(max(0.0, started + number / self._options.max_rate - time.monotonic()))
+        for item, identity in items:
             self._claimed.put(None)
             self._items.put(Job(item, identity), weight=len(item.data or b"") + ITEM_WEIGHT)
         self._items.close()
 
     def _hand_on(self, ready: Iterable[Ready]) -> None:
-        for one in ready:
-            self._claimed.put(None)
-            if (failure := one.job.item.failure) is not None:
-                self._settle(Settled(one.job, _failed(failure, one.job.item.name), is_new=False))
-                continue
-            if not self._is_known(one.job):
-                self._ready.put(one, one.weight)
-        self._ready.close()
+        try:
+            for one in ready:
+                self._claimed.put(None)
+                if (failure := one.job.item.failure) is not None:
+                    self._settle(Settled(one.job, _failed(failure, one.job.item.name), is_new=False))
+                    continue
+                if not self._is_known(one.job):
+                    self._ready.put(one, one.weight)
+        finally:
+            self._ready.close()
 
     def _is_known(self, job: Job) -> bool:
         """Whether its content has an outcome, with which it is settled, or is being judged, for which it waits."""
@@ -161,6 +162,7 @@ class Pipeline:
         try:
             if item.failure is not None:
                 raise item.failure
+            self._pace.wait()
             if item.load is not None:
                 item = replace(item, data=item.load(), load=None)
             job.sha256, job.size = _again_if_it_crashes(lambda: _read_content(decoder, item))
@@ -186,7 +188,8 @@ class Pipeline:
             if not has_read and _read_content(decoder, item)[0] != sha256:
                 raise ImageError(f"{item.name}: changed while it was read; scan it when it is finished", "unreadable")
             has_read = False  # should it crash
-            return decoder.prepare(item.name, self._options.frames, self._options.near_duplicates)
+            return decoder.prepare(item.name, self._options.frames, self._options.near_duplicates,
+                                   item.kind == "video")
 
         return _again_if_it_crashes(prepare)
 

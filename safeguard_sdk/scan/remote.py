@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from safeguard_sdk.errors import ImageError, ScanError
 from safeguard_sdk.image import MAX_FILE_BYTES
 from safeguard_sdk.image.files import one_line, printable
+from safeguard_sdk.scan.archives import OTHER_ARCHIVE
 from safeguard_sdk.scan.item import Item, failed
 from safeguard_sdk.scan.names import Sieve, kind_of_name
 
@@ -57,6 +58,8 @@ def _file_items(system: AbstractFileSystem, path: str, opened: OpenArchive, siev
             raise
         except Exception as error:
             yield failed(url, None, f"cannot be read ({one_line(error)}); try again with --retry-failed", "unreadable")
+    elif kind == "other archive":
+        yield failed(url, None, OTHER_ARCHIVE, "unsupported")
     elif not found or sieve.takes(path, bytes):  # by its name: reading the beginning of each costs too much
         yield Item(url, load=lambda: _fetch(system, path, url))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.guard import Guard
+from safeguard_sdk.scan.archives import READ_ERRORS
 from safeguard_sdk.scan.embeddings import CachedImages, kept_in
 from safeguard_sdk.scan.finish import finish
 from safeguard_sdk.scan.item import Item
@@ -51,19 +52,22 @@ def scan(guard: Guard, sources: Sequence[str | Path], out: str | Path, options: 
     if options.near_duplicates:
         _expect_installed("pdqhash", "near duplicates need pdqhash", "duplicates")
     found = Sources(sources, column, skip=out, videos=videos)
-    with ScanFolder.begin(Path(out), _facts(guard, options, {"sources": list(found.sources)})) as folder:
+    if cluster is not None:
+        _expect_fit_for_cluster(found, options)
+    facts = _facts(guard, options.settings, {"sources": list(found.sources)})
+    with ScanFolder.begin(Path(out), facts) as folder:
         if retry_failed:
-            folder.take_failures_out()
+            found.retried = folder.take_failures_out()
         progress = Progress()
         if cluster is not None:
             _judge_on(cluster, guard, found, folder, options, progress, lambda: watch(progress))
-            folder.put_failures_back()
-            return finish(folder, progress, found.skipped)
-        with ledger_of(folder, options, progress) as ledger:
-            threading.Thread(target=_count, args=(found, options.shard[1], progress), daemon=True).start()
-            Pipeline(guard, folder, ledger, options, progress).run(
-                claimed(found, ledger, options, progress), lambda: watch(progress))
-        folder.put_failures_back()
+        else:
+            with ledger_of(folder, options, progress) as ledger:
+                threading.Thread(target=_count, args=(found, options.shard[1], progress), daemon=True).start()
+                Pipeline(guard, folder, ledger, options, progress).run(
+                    claimed(found, ledger, options, progress), lambda: watch(progress))
+        if retry_failed:
+            folder.put_failures_back(found.retried)
         return finish(folder, progress, found.skipped)
 
 
@@ -71,23 +75,35 @@ def rescan(guard: Guard, old: str | Path, out: str | Path, options: Options | No
            watch: Callable[[Progress], None] = lambda progress: None) -> dict:
     """Judge what an earlier scan has kept the embeddings of, by another policy; nothing is read or decoded.
 
-    Failures of the earlier scan are failures again. Everything else is as in `scan`.
+    Failures of the earlier scan are failures again; its frames and its share are those of the new one. Everything else
+    is as in `scan`.
 
-    old     a finished scan with `cache_embeddings`, by the same bundle
-    raises  ScanError
+    old      a finished scan with `cache_embeddings`, by the same bundle
+    options  without shard, frames and max_rate
+    raises   ScanError
     """
     options = options or Options()
-    with (ScanFolder.open_finished(Path(old)) as source,
-          ScanFolder.begin(Path(out), _facts(guard, options, {"rescan_of": str(old)})) as folder):
+    refuse_beside_rescan({"--shard": options.shard != (1, 1), "--frames": options.frames != 1,
+                          "--max-rate": options.max_rate is not None})
+    with ScanFolder.open_finished(Path(old)) as source:
         if source.hashes.bundle_sha256 != guard.bundle.sha256:
             raise ScanError(f"{old}: its embeddings are of another bundle, {source.hashes.bundle_sha256:.12}, this is "
                             f"{guard.bundle.sha256:.12}; scan again from the images")
-        progress = Progress(total=sum(part.rows for part in source.parts))
-        with (ledger_of(folder, options, progress) as ledger,
-              CachedImages(source, guard.engine, folder.path / "embeddings.sqlite", options) as images):
-            Pipeline(guard, folder, ledger, options, progress).run_ready(
-                images.ready(ledger, progress), lambda: watch(progress))
-        return finish(folder, progress, Counter())
+        cached = CachedImages(source, guard.engine, Path(out) / "embeddings.sqlite", options)
+        kept = {name: source.facts["settings"][name] for name in ("frames", "shard")}
+        with ScanFolder.begin(Path(out), _facts(guard, options.settings | kept, {"rescan_of": str(old)})) as folder:
+            progress = Progress(total=sum(part.rows for part in source.parts))
+            with ledger_of(folder, options, progress) as ledger, cached as images:
+                Pipeline(guard, folder, ledger, options, progress).run_ready(
+                    images.ready(ledger, progress), lambda: watch(progress))
+            return finish(folder, progress, Counter())
+
+
+def refuse_beside_rescan(given: dict[str, bool]) -> None:
+    """Raises ScanError if any of these options is given: they say what is read, and how."""
+    if refused := [option for option, is_given in given.items() if is_given]:
+        raise ScanError(f"--rescan judges all that the old scan has kept and reads nothing; leave out "
+                        f"{', '.join(refused)}")
 
 
 def _expect_installed(module: str, need: str, extra: str) -> None:
@@ -95,14 +111,18 @@ def _expect_installed(module: str, need: str, extra: str) -> None:
         raise ScanError(f"{need}; install it: pip install 'safeguard[{extra}]'")
 
 
-def _judge_on(cluster: str, guard: Guard, found: Sources, folder: ScanFolder, options: Options, progress: Progress,
-              tick: Callable[[], None]) -> None:
-    if options.cache_embeddings or STDIN in found.sources:
-        raise ScanError("--ray does not go with --cache-embeddings or a list on stdin; leave one of them out")
+def _expect_fit_for_cluster(found: Sources, options: Options) -> None:
+    if options.cache_embeddings or options.max_rate is not None or STDIN in found.sources:
+        raise ScanError("--ray does not go with --cache-embeddings, --max-rate or a list on stdin; leave them out")
     try:
-        from safeguard_sdk.scan.cluster import judge_on_cluster
+        import safeguard_sdk.scan.cluster  # noqa: F401 — before anything is written
     except ImportError as error:
         raise ScanError(f"Ray cannot be imported ({error}); install it: pip install 'safeguard[ray]'") from error
+
+
+def _judge_on(cluster: str, guard: Guard, found: Sources, folder: ScanFolder, options: Options, progress: Progress,
+              tick: Callable[[], None]) -> None:
+    from safeguard_sdk.scan.cluster import judge_on_cluster
     progress.before = sum(part.rows for part in folder.parts)
     judge_on_cluster(guard, found, folder, options, progress, None if cluster == "local" else cluster, tick)
 
@@ -145,8 +165,8 @@ def _outcome_of(row: Row) -> Outcome:
                    row["failure_kind"], failure, Pdq.of_row(row))
 
 
-def _facts(guard: Guard, options: Options, source: dict) -> dict:
-    return {"hashes": asdict(Hashes.of(guard)), "settings": options.settings, **source,
+def _facts(guard: Guard, settings: dict, source: dict) -> dict:
+    return {"hashes": asdict(Hashes.of(guard)), "settings": settings, **source,
             "policy": {"name": guard.policy.name, "version": guard.policy.version, "yaml": guard.policy.to_yaml()},
             "bundle": {"name": guard.bundle.name, "version": guard.bundle.version}}
 
@@ -155,7 +175,7 @@ def _count(sources: Sources, shares: int, progress: Progress) -> None:
     """How many items this share has, about, for the time that is left; the reader finds the true number later."""
     try:
         count = sources.count()
-    except OSError:  # it is only a guess, and the reader will say what is wrong
+    except READ_ERRORS:  # it is only a guess, and the reader will say what is wrong
         return
     if progress.total is None and count is not None:
         progress.total = round(count / shares)

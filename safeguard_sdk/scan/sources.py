@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from safeguard_sdk.errors import ScanError
 from safeguard_sdk.image.files import printable
-from safeguard_sdk.scan.archives import tar_items, zip_items
+from safeguard_sdk.scan.archives import OTHER_ARCHIVE, READ_ERRORS, broken, tar_items, zip_items
 from safeguard_sdk.scan.folders import folder_files
 from safeguard_sdk.scan.item import URL, Item, failed
 from safeguard_sdk.scan.names import HEAD_BYTES, Sieve, kind_of_name, looks_like_image, suffix_of
 from safeguard_sdk.scan.tables import list_items, parquet_items, table_items
 
 STDIN = "-"
-OTHER_ARCHIVE = "is an archive of a kind that is not read here; unpack it and scan the folder"
+STDIN_FILE = 0  # its descriptor
 
 
 class Sources:
@@ -35,13 +35,17 @@ class Sources:
     column   of tables: which holds the image or its path; found by its name where None
     skip     a folder that is passed over wherever it is met: where the scan writes to
     videos   judge these too
+
+    retried  paths of failures that are tried again; those that are read to their end without one are taken out
     """
 
     def __init__(self, sources: Sequence[str], column: str | None = None, skip: str | Path | None = None,
                  videos: bool = False) -> None:
         self.sources, self.column = tuple(map(str, sources)), column
+        self.retried: set[str] = set()
         self._skip = skip
         self._sieve = Sieve(videos)
+        self._openings = 0
         if not self.sources:
             raise ScanError("nothing to scan; name a folder, an archive or a list")
         for source in self.sources:
@@ -60,10 +64,12 @@ class Sources:
     def __iter__(self) -> Iterator[Item]:
         for source in self.sources:
             if source == STDIN:
-                yield from map(reachable, list_items(sys.stdin.buffer, "<stdin>"))
+                # A thread that waits in the buffer of sys.stdin holds its lock, and an interpreter that ends wants it.
+                with open(os.dup(STDIN_FILE), "rb", buffering=0) as file:
+                    yield from self._opened(file, "<stdin>", "list")
             elif URL in source:
                 from safeguard_sdk.scan.remote import remote_items
-                yield from remote_items(source, self._opened, self._sieve)
+                yield from self._gone_through(source, remote_items(source, self._opened, self._sieve))
             elif os.path.lexists(source):  # a name with a * in it may be a file's
                 yield from self._named(source)
             else:
@@ -85,7 +91,10 @@ class Sources:
         return total
 
     def _globbed(self, pattern: str) -> Iterator[Item]:
+        skip = None if self._skip is None else os.path.join(os.path.realpath(self._skip), "")
         for path in glob.iglob(pattern, recursive=True):
+            if skip is not None and os.path.realpath(path).startswith(skip):
+                continue
             if not os.path.isdir(path):
                 yield from self._found(path)
             elif not pattern.endswith("**"):  # which names what is inside as well
@@ -98,17 +107,18 @@ class Sources:
         except OSError as error:
             yield _unreadable(path, error)
             return
+        except READ_ERRORS as error:
+            yield broken(path, None, error)
+            return
         if kind == "folder":
             yield from self._folder(path)
-        elif kind == "list":
-            yield from self._opened_file(path, lambda file: map(reachable, list_items(file, path)))
-        elif kind == "table":
-            yield from self._opened_file(path, lambda file: map(reachable, table_items(file, path, self.column)))
+        elif kind in ("list", "table", "parquet"):
+            yield from self._opened_file(path, kind)
         else:
             yield from self._of_kind(path, kind)
 
     def _folder(self, path: str) -> Iterator[Item]:
-        for found in folder_files(path, self._skip):
+        for found in folder_files(path, self._skip, self.retried.discard):
             if isinstance(found, Item):
                 yield found
             else:
@@ -119,9 +129,10 @@ class Sources:
         kind = kind_of_name(path)
         if kind == "parquet":  # beside photos, most hold captions and the like
             try:
-                yield from self._opened_file(path, lambda file: parquet_items(file, path, self.column, named=False))
+                yield from self._opened_file(path, kind, named=False)
             except ScanError:  # no column with images
                 self._sieve.passed[suffix_of(path)] += 1
+                self.retried.discard(path)
             return
         if kind in ("zip", "tar", "other archive"):
             yield from self._of_kind(path, kind)
@@ -129,32 +140,52 @@ class Sources:
         try:
             if self._sieve.takes(path, lambda: _head(path)):
                 yield Item(path)
+            else:
+                self.retried.discard(path)
         except OSError as error:
             yield _unreadable(path, error)
 
     def _of_kind(self, path: str, kind: str | None) -> Iterator[Item]:
-        if kind in ("zip", "tar", "parquet"):
-            yield from self._opened_file(path, lambda file: self._opened(file, path, kind))
+        if kind in ("zip", "tar"):
+            yield from self._opened_file(path, kind)
         elif kind == "other archive":
             yield failed(path, None, OTHER_ARCHIVE, "unsupported")
         else:
             yield Item(path)
 
-    def _opened_file(self, path: str, items: Callable[[BinaryIO], Iterator[Item]]) -> Iterator[Item]:
+    def _opened_file(self, path: str, kind: str, named: bool = True) -> Iterator[Item]:
         try:
             with open(path, "rb") as file:
-                yield from items(file)
+                yield from self._opened(file, path, kind, named)
         except OSError as error:
             yield _unreadable(path, error)
 
-    def _opened(self, file: BinaryIO, path: str, kind: str) -> Iterator[Item]:
-        """The items of an archive or a parquet file that is open, wherever it lies."""
+    def _opened(self, file: BinaryIO, path: str, kind: str, named: bool = True) -> Iterator[Item]:
+        """The items of an archive, a table or a list that is open, wherever it lies."""
         if kind == "zip":
-            yield from zip_items(file, path, self._sieve)
+            items = zip_items(file, path, self._sieve)
         elif kind == "tar":
-            yield from tar_items(file, path, self._sieve)
+            items = tar_items(file, path, self._sieve)
+        elif kind == "list":
+            items = map(reachable, list_items(file, path))
+        elif kind == "table":
+            items = map(reachable, table_items(file, path, self.column))
         else:
-            yield from map(reachable, parquet_items(file, path, self.column, named=True))
+            items = parquet_items(file, path, self.column, named)
+            items = map(reachable, items) if named else items
+        self._openings += 1
+        opening = self._openings
+        for item in self._gone_through(path, items):
+            yield replace(item, opening=opening)
+
+    def _gone_through(self, path: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items as they are; at their end `path` counts as read, unless one of them is a failure of its own."""
+        whole = True
+        for item in items:
+            whole = whole and not (item.failure is not None and (item.path, item.member) == (path, None))
+            yield item
+        if whole:
+            self.retried.discard(path)
 
 
 def reachable(item: Item) -> Item:

@@ -17,22 +17,25 @@ from safeguard_sdk.scan.item import URL, Item, failed
 COLUMNS = ("image", "img", "jpg", "png", "webp", "image_bytes", "bytes", "content", "file_name", "image_path",
            "filename", "filepath", "file_path", "path", "file", "member")
 PARQUET_ROWS = 16         # read at a time: each may be a whole photo
-MAX_LINE_BYTES = 1 << 20  # of a list or a table of paths
+MAX_LINE = 1 << 20        # bytes of a line in a list, characters of one in a table of paths
 
 
 def list_items(file: BinaryIO, path: str) -> Iterator[Item]:
-    """A path on each line, or between NUL bytes as `find -print0` writes them, relative to the current folder."""
-    rest, chunk = b"", file.read1(1 << 16)  # read1: a pipe's lines as they come
+    """A path on each line, or between NUL bytes as `find -print0` writes them, relative to the current folder.
+
+    A pipe must be unbuffered, so that its lines are there as they come.
+    """
+    rest, chunk = b"", file.read(1 << 16)
     separator = b"\0" if b"\0" in chunk else b"\n"
     while chunk:
         *lines, rest = (rest + chunk).split(separator)
         for line in lines:
             yield from _line(line, separator)
-        if len(rest) > MAX_LINE_BYTES:
-            yield failed(path, None, f"has a line of over {MAX_LINE_BYTES} bytes, which is no list of paths; name "
-                                     "another file", "unreadable")
+        if len(rest) > MAX_LINE:
+            yield failed(path, None, f"has a line of over {MAX_LINE} bytes, which is no list of paths; name another "
+                                     "file", "unreadable")
             return
-        chunk = file.read1(1 << 16)
+        chunk = file.read(1 << 16)
     yield from _line(rest, separator)
 
 
@@ -44,22 +47,43 @@ def _line(line: bytes, separator: bytes) -> Iterator[Item]:
 
 
 def table_items(file: BinaryIO, path: str, column: str | None) -> Iterator[Item]:
-    """Paths in a column of a CSV, TSV or JSONL file, relative to the folder of the file. Raises ScanError."""
+    """Paths in a column of a CSV, TSV or JSONL file, relative to the folder of the file.
+
+    Raises ScanError where there is no such column. Each line of JSON has columns of its own: one without that which
+    is named, or which the first has, is a failure.
+    """
     suffix = os.path.splitext(path)[1].lower()
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        rows = _json_rows(text, path) if suffix in (".jsonl", ".ndjson") else _csv_rows(text, path, suffix == ".tsv")
-        for number, row in rows:
-            if isinstance(row, Item):
-                yield row
-                continue
-            if column is None:
-                column = _column_among(row, path)
-            named = row.get(column)
-            if isinstance(named, str) and named:
-                yield Item(_beside(path, named))
-            else:
-                yield failed(path, f"line {number}", f"has no path in the column {column!r}; write one or delete the "
-                                                     "line", "not_found")
+        lines = _lines(text)
+        rows = _json_rows(lines, path) if suffix in (".jsonl", ".ndjson") else _csv_rows(
+            lines, path, "\t" if suffix == ".tsv" else ",", column)
+        try:
+            for number, row in rows:
+                if isinstance(row, Item):
+                    yield row
+                    continue
+                if column is None:
+                    column = _column_among(row, path)
+                named = row.get(column)
+                if isinstance(named, str) and named:
+                    yield Item(_beside(path, named))
+                else:
+                    yield failed(path, f"line {number}", f"has no path in the column {column!r}; write one or delete "
+                                                         "the line", "not_found")
+        except _LongLine:
+            yield failed(path, None, f"has a line of over {MAX_LINE} characters, which is no table of paths; name "
+                                     "another file", "unreadable")
+
+
+class _LongLine(Exception):
+    """A line of over MAX_LINE characters."""
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise _LongLine
+        yield line
 
 
 def parquet_items(file: BinaryIO, path: str, column: str | None, named: bool) -> Iterator[Item]:
@@ -101,17 +125,20 @@ def _cell(value: object, path: str, member: str) -> Item:
     return failed(path, member, f"holds {type(value).__name__}, not the bytes of an image or a path", "not_an_image")
 
 
-def _csv_rows(text: io.TextIOWrapper, path: str, tabs: bool) -> Iterator[tuple[int, dict | Item]]:
-    reader = csv.DictReader(text, delimiter="\t" if tabs else ",")
+def _csv_rows(lines: Iterable[str], path: str, delimiter: str,
+              column: str | None) -> Iterator[tuple[int, dict | Item]]:
+    reader = csv.DictReader(lines, delimiter=delimiter)
     try:
+        if column is not None and reader.fieldnames and column not in reader.fieldnames:
+            raise ScanError(_no_column(path, column, reader.fieldnames))
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
         yield 0, failed(path, f"line {reader.line_num}", f"cannot be read as CSV ({error}); write it again", "corrupt")
 
 
-def _json_rows(text: io.TextIOWrapper, path: str) -> Iterator[tuple[int, dict | Item]]:
-    for number, line in enumerate(text, start=1):
+def _json_rows(lines: Iterable[str], path: str) -> Iterator[tuple[int, dict | Item]]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -18,9 +18,9 @@ from safeguard_sdk.errors import ImageError
 from safeguard_sdk.guard import prepare
 from safeguard_sdk.image import ModelInput, PatchGeometry, SquareGeometry, read_bytes
 from safeguard_sdk.image.failures import as_image_error
+from safeguard_sdk.image.files import one_line
 from safeguard_sdk.image.header import open_header
 from safeguard_sdk.scan.inputs import values_of
-from safeguard_sdk.scan.names import kind_of_name
 from safeguard_sdk.scan.pdq import pdq_of
 
 try:
@@ -36,10 +36,11 @@ PAGES = "/proc/self/statm"
 def work(pipe: Connection, geometry: SquareGeometry | PatchGeometry, seconds: float, memory_bytes: int) -> None:
     """Answer requests until the other side is gone.
 
-    {"do": "read", "name", "path"}                   → {"sha256", "bytes"}; keeps what was read
-    {"do": "take", "name"}, then the bytes           → the same
-    {"do": "prepare", "name", "frames": most, "pdq"} → {"frames": [number, …], "sizes": [[h, w], …], "pdq": [hash,
-                                                       quality] or null}, then the float32 values of each frame
+    {"do": "read", "name", "path"}          → {"sha256", "bytes"}; keeps what was read
+    {"do": "take", "name"}, then the bytes  → the same
+    {"do": "prepare", "name", "video": is it one?, "frames": most, "pdq": is it asked for?}
+                                            → {"frames": [number, …], "sizes": [[h, w], …], "pdq": [hash, quality] or
+                                              null}, then the float32 values of each frame
     Each may be answered {"kind", "message"}, of an ImageError, in its place.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the scan, which then ends this process
@@ -77,7 +78,8 @@ def work(pipe: Connection, geometry: SquareGeometry | PatchGeometry, seconds: fl
 
 def _prepared(data: bytes, geometry: SquareGeometry | PatchGeometry, request: dict) -> tuple[dict, list[ModelInput]]:
     name, numbers, sizes, inputs, pdq = request["name"], [], [], [], None
-    for number, source in _frames(data, name, request["frames"]):
+    frames = _video_frames if request["video"] else _frames
+    for number, source in frames(data, name, request["frames"]):
         model_input, rgb = prepare(source, geometry, name)
         if request["pdq"] and source is data:
             pdq = pdq_of(data, rgb, name)
@@ -90,10 +92,6 @@ def _prepared(data: bytes, geometry: SquareGeometry | PatchGeometry, request: di
 def _frames(data: bytes, name: str, most: int) -> Iterator[tuple[int, bytes | Image.Image]]:
     """Up to `most` frames with their numbers: the first of an image as its file, as `check` takes it, all others as
     pictures."""
-    if kind_of_name(name) == "video":
-        from safeguard_sdk.scan.video import video_frames  # PyAV, an extra
-        yield from video_frames(data, name, most)
-        return
     yield 0, data
     if most > 1:
         picture = open_header(data, name)
@@ -103,6 +101,15 @@ def _frames(data: bytes, name: str, most: int) -> Iterator[tuple[int, bytes | Im
             with as_image_error(name, f"frame {number} cannot be found", "corrupt"):
                 picture.seek(number)
             yield number, picture
+
+
+def _video_frames(data: bytes, name: str, most: int) -> Iterator[tuple[int, Image.Image]]:
+    try:
+        from safeguard_sdk.scan.video import video_frames
+    except ImportError as error:
+        raise ImageError(f"{name}: is a video, which needs PyAV ({one_line(error)}); install it: "
+                         "pip install 'safeguard[video]'", "unsupported") from error
+    return video_frames(data, name, most)
 
 
 def sampled(count: int, most: int) -> list[int]:

@@ -38,6 +38,9 @@ BEYOND_IMAGENET = ("gun", "knife", "smoking", "smoke", "dangerous_fire", "contro
                    "medicine", "money", "drawing")  # groups of concepts.yaml
 
 
+MOST_IDLE = 2000  # draws in a row that no question comes of
+
+
 @dataclass(frozen=True)
 class Question:
     part: str      # "seen", "unseen", "exception", "only", "blanket", "single"
@@ -173,9 +176,12 @@ def _occurs(phrase: str, text: str) -> bool:
 
 
 def _fill(exam: list[Question], wanted: int, make) -> None:
-    until = len(exam) + wanted
-    while len(exam) < until:
-        exam += make()
+    """As many questions as wanted; none or fewer where the photos show nothing that they could be about."""
+    until, idle = len(exam) + wanted, 0
+    while len(exam) < until and idle < MOST_IDLE:
+        made = make()
+        idle = 0 if made else idle + 1
+        exam += made
 
 
 def _bank_writer(wording: str, bank: Bank, rng: random.Random):

@@ -118,10 +118,15 @@ def _concept_table(examiner: Examiner, engine: Engine) -> list[str]:
         logits, _ = answer(engine, *examiner.feeds("test", exam))
         known = np.array([question.wording == KNOWN for question in exam])
         broken = np.array([question.broken for question in exam])
-        aurocs = [roc_auc_score(broken[some], logits[some]) for some in (known, ~known)]
+        aurocs = [_auroc(broken[some], logits[some]) for some in (known, ~known)]
         lines.append(f"| {name.replace('_', ' ')} | {(broken & known).sum()} | {(~broken & known).sum()} | "
-                     + " | ".join(f"{auroc:.3f}" for auroc in aurocs) + " |")
+                     + " | ".join(aurocs) + " |")
     return lines
+
+
+def _auroc(broken: np.ndarray, logits: np.ndarray) -> str:
+    """A dash where all photos show the concept, or none does: elsewhere a missing label often says nothing."""
+    return f"{roc_auc_score(broken, logits):.3f}" if 0 < broken.sum() < len(broken) else "–"
 
 
 def _table(marks: dict[str, dict[str, float]]) -> str:

@@ -21,6 +21,7 @@ from export.decoder import WEIGHTS
 from export.narrow import read_narrow
 from safeguard_sdk.bundle import Bundle, file_sha256
 from training.assets import fetch_smollm2
+from training.errors import TrainingError
 from training.nano.reader import Reader, load_base, with_adapters
 from training.runs import save_whole
 
@@ -38,8 +39,8 @@ def start_from(folder: Path, run: Path) -> None:
     """Write `run/start.pt`: the reader of a bundle, or the language model of stage 1, and which it was. Once: a run
     that has a start keeps it.
 
-    Raises BundleError for a folder that is neither, ValueError for a bundle or a model that is not of nano's kind, or
-    another start than the run has.
+    Raises BundleError for a folder that is neither, TrainingError for a bundle or a model that is not of nano's
+    kind, or another start than the run has.
     """
     bundle = None if (folder / STAGE1).is_file() else Bundle.open(folder)
     sha256 = bundle.sha256 if bundle else file_sha256(folder / STAGE1)
@@ -47,13 +48,14 @@ def start_from(folder: Path, run: Path) -> None:
     if path.is_file():
         first = torch.load(path, weights_only=True)["origin"]["sha256"]
         if first != sha256:
-            raise ValueError(f"{run}: has started from {first[:12]}…, {folder} is {sha256[:12]}…; give the same one, "
-                             "or another folder to --out")
+            raise TrainingError(f"{run}: has started from {first[:12]}…, {folder} is {sha256[:12]}…; give the same "
+                                "one, or another folder to --out")
         return
     if (run / "checkpoint.pt").is_file():
-        raise ValueError(f"{run}: has started from SmolLM2; give another folder to --out")
+        raise TrainingError(f"{run}: has started from SmolLM2; give another folder to --out")
     if bundle and bundle.architecture != "tags":
-        raise ValueError(f"{folder}: is of architecture {bundle.architecture!r}; training nano starts from 'tags' only")
+        raise TrainingError(f"{folder}: is of architecture {bundle.architecture!r}; training nano starts from "
+                            "'tags' only")
     origin = {"sha256": sha256, "training": bundle.manifest["training"] if bundle else CAPTIONS}
     save_whole(path, {"origin": origin,
                       "reader": _reader_weights(folder) if bundle else _stage1_weights(folder / STAGE1)})
@@ -81,8 +83,8 @@ def _put(weights: dict[str, torch.Tensor], module: nn.Module) -> None:
     unknown = [name for name, weight in weights.items()
                if name not in parameters or weight.shape != parameters[name].shape]
     if unknown:
-        raise ValueError(f"the start has weights that the reader has no place for: {sorted(unknown)[:3]}…; "
-                         "`layers` of the recipe must be those of the start")
+        raise TrainingError(f"the start has weights that the reader has no place for: {sorted(unknown)[:3]}…; "
+                            "`layers` of the recipe must be those of the start")
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
@@ -93,16 +95,16 @@ def _first_layers(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[st
     wanted = [name for name, _ in model.named_parameters() if name.startswith(TRAINED)]
     missing = [name for name in wanted if name not in weights]
     if missing:
-        raise ValueError(f"the model of stage 1 has no {missing[0]}; `layers` of the recipe must be no more than "
-                         "it has")
+        raise TrainingError(f"the model of stage 1 has no {missing[0]}; `layers` of the recipe must be no more than "
+                            "it has")
     return {name: weights[name] for name in wanted}
 
 
 def _stage1_weights(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """As _reader_weights, of all layers; the heads are new. Raises ValueError for a model of another kind."""
+    """As _reader_weights, of all layers; the heads are new. Raises TrainingError for a model of another kind."""
     stored = {name.removeprefix("model."): tensor.bfloat16() for name, tensor in load_file(path).items()}
     if "norm.weight" not in stored:
-        raise ValueError(f"{path}: is no Llama, as nano's language model is; give OUT/sft/model of its stage 1")
+        raise TrainingError(f"{path}: is no Llama, as nano's language model is; give OUT/sft/model of its stage 1")
     return {"model": {name: tensor for name, tensor in stored.items() if name.startswith(TRAINED)}, "heads": {}}
 
 

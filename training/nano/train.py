@@ -18,11 +18,11 @@ from typing import TextIO
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from safeguard_sdk.engine.tags import Encode, TagTable, image_tokens, read_tags
 from training.assets import fetch_wordnet
+from training.errors import TrainingError
 from training.nano.exam import Question, build_exam, metrics
 from training.nano.reader import STYLE, Reader, collate, compile_layers, in_number_type, number_type
 from training.nano.start import open_start, start_from
@@ -35,7 +35,8 @@ from training.policyflip.scenarios import ScenarioFlip, Scenarios
 from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
 from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
-from training.runs import save_whole
+from training.recipe_file import read_recipe, within
+from training.runs import save_array, save_whole
 from training.wordnet import WordNet
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -67,7 +68,22 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path = RECIPE) -> Recipe:
-        return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        """Raises TrainingError: the file, the key, what is wrong, how to mend it."""
+        return read_recipe(cls, path)
+
+    def check(self) -> None:
+        """Raises ValueError for values that have no meaning, alone or together."""
+        for key in ("views", "layers", "rank", "warmup_steps", "steps", "families", "micro_packs", "checkpoint_every",
+                    "evaluate_every"):
+            within(key, getattr(self, key), 1)
+        for key in ("seed", "easy_steps", "composed_from", "alone"):
+            within(key, getattr(self, key), 0)
+        within("decay_from", self.decay_from, 0, self.steps - 1)
+        within("word_families", self.word_families, 0, self.families)
+        within("plain", self.plain, 0, 1)
+        within("blend", self.blend, 0, 1)
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, must be above 0")
 
     def rate_at(self, step: int) -> float:
         """Learning rate as a share of `learning_rate`: up, flat, then down to 5 %."""
@@ -174,11 +190,11 @@ def see(folder: Path, out: Path, concepts: Concepts, heldout: Heldout, recipe: R
         tagger, folds, quality = train_taggers(plan, concepts, photos, features, recipe.seed)
         (out / "head_quality.json").write_text(json.dumps(quality, indent=1), encoding="utf-8")
         torch.save({"groups": plan.groups, "head": tagger.head.state_dict(), "table": vars(plan.table)}, tagger_file)
-        np.save(cached, tag_photos(tagger, folds, photos, features))
+        save_array(cached, tag_photos(tagger, folds, photos, features))
     probabilities = np.load(cached, mmap_mode="r")
     if len(probabilities) != len(photos):
-        raise ValueError(f"{cached} holds {len(probabilities)} photos, {folder} has {len(photos)}; "
-                         f"delete {cached} to tag them again")
+        raise TrainingError(f"{cached} holds {len(probabilities)} photos, {folder} has {len(photos)}; "
+                            f"delete {cached} to tag them again")
     columns = torch.load(tagger_file, weights_only=True)["table"]  # those of tags.npy; a new plan may order them anew
     return Sight(photos, TagTable(**columns), probabilities)
 

@@ -58,8 +58,17 @@ def photo_features(photos: list[Photo], folder: Path, views: int) -> np.ndarray:
             known[photo.sha256] = _views(session, photo, views)
             if count % 500 == 0 or count == len(missing):
                 print(f"features: {count} of {len(missing)} photos", flush=True)
-        np.savez(cache, **known)
+            if count % 2000 == 0 or count == len(missing):
+                _save(cache, known)
     return np.stack([known[photo.sha256] for photo in photos])
+
+
+def _save(cache: Path, known: dict[str, np.ndarray]) -> None:
+    """Beside and renamed: a stop loses what came since the last time, and no more."""
+    beside = cache.with_suffix(".partial")
+    with open(beside, "wb") as file:
+        np.savez(file, **known)
+    beside.replace(cache)
 
 
 def _views(session: onnxruntime.InferenceSession, photo: Photo, views: int) -> np.ndarray:

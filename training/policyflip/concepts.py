@@ -53,6 +53,7 @@ class Shown:
     synsets: frozenset[str]       # of the labels
     kinds: frozenset[str]         # the synsets and all their hypernyms
     source: str                   # of the photo; "" for a scene made of words, in which nothing is left open
+    group: Concept | None = None  # a group of which only the name is known
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,17 @@ class Concepts:
         return Shown(labels, synsets, self._kinds(synsets), source)
 
     def named(self, name: str) -> Shown | None:
-        """What is to be seen where no more is known than its name; None if neither a label nor a noun is called so."""
+        """What is to be seen where no more is known than its name; None if no group, label or noun is called so."""
         if name not in self._named:
-            shown = self.shown(frozenset({name}))
-            self._named[name] = shown if shown.synsets or name in self._labels else None
+            shown, group = self.shown(frozenset({name})), self._groups_by_name.get(name)
+            if group is not None:
+                shown = Shown(frozenset(), frozenset(), frozenset(), "", group)
+            self._named[name] = shown if group or shown.synsets or name in self._labels else None
         return self._named[name]
 
     def synset_of_label(self, label: str) -> Synset | None:
-        other = self.label_synsets.get(label)
-        return self.wordnet.find(other[0]) if other else self.wordnet.find(label)
+        name, *kind = self.label_synsets.get(label, (label,))
+        return self.wordnet.find(name, kind=kind[0] if kind else None)
 
     def concept_of(self, synset: Synset) -> Concept:
         """A noun of WordNet as a concept; its labels are left to `kinds`."""
@@ -92,9 +95,13 @@ class Concepts:
 
     def truth(self, concept: Concept, shown: Shown) -> bool | None:
         """Whether the scene shows the concept; None where its labels leave that open."""
+        if shown.group is not None:
+            return self._truth_of_name(concept, shown.group)
+        if shown.source and not shown.labels:
+            return None  # a photo that nobody has labelled
         if shown.labels & concept.without:
             return False
-        if shown.labels & concept.labels or shown.kinds & concept.kinds:
+        if shown.labels & concept.labels or self._sure_kinds(concept, shown) & concept.kinds:
             return True
         if shown.labels & concept.maybe:
             return None
@@ -104,9 +111,31 @@ class Concepts:
             return None
         return False
 
+    def _truth_of_name(self, concept: Concept, group: Concept) -> bool | None:
+        """Of a group by name: True or False where it is so of all that belongs to the group."""
+        if concept.id == group.id:
+            return True
+        members = [self.shown(frozenset({label})) for label in sorted(group.labels)]
+        members += [Shown(frozenset(), frozenset({kind}), self.wordnet.ancestors(kind), "")
+                    for kind in sorted(group.kinds)]
+        values = {self.truth(concept, member) for member in members}
+        return values.pop() if len(values) == 1 else None
+
+    def _sure_kinds(self, concept: Concept, shown: Shown) -> frozenset[str]:
+        """The kinds of what is shown, less those that come of labels which leave the concept open."""
+        if not shown.labels & concept.maybe:
+            return shown.kinds
+        of_labels = self.shown(shown.labels).synsets
+        return self.shown(shown.labels - concept.maybe).kinds | self._kinds(shown.synsets - of_labels)
+
     @cached_property
     def _named(self) -> dict[str, Shown | None]:
         return {}
+
+    @cached_property
+    def _groups_by_name(self) -> dict[str, Concept]:
+        """As tags are called (training/nano/tags.py)."""
+        return {group.names[0].singular: group for group in self.groups.values()}
 
     @cached_property
     def _labels(self) -> frozenset[str]:
@@ -134,6 +163,7 @@ class Heldout:
     labels: frozenset[str]
     synsets: frozenset[str]
     words: frozenset[str]  # every name of theirs, lower case
+    below: frozenset[str] = frozenset()  # synsets of the leaves and of all their kinds: a webcam is a camera
 
     @classmethod
     def read(cls, concepts: Concepts, path: Path = FOLDER / "heldout_concepts.yaml") -> Heldout:
@@ -141,13 +171,16 @@ class Heldout:
         leaves = [concepts.synset_of_label(label) for label in document["leaves"]]
         groups = [concepts.wordnet.find(name) for name in document["groups"]]
         found = [synset for synset in leaves + groups if synset]
-        words = {lemma.lower() for synset in found for lemma in synset.lemmas} | set(document["leaves"])
-        return cls(frozenset(document["leaves"]), frozenset(synset.offset for synset in found), frozenset(words))
+        words = {lemma.lower() for synset in leaves if synset for lemma in synset.lemmas}
+        words |= {*document["leaves"], *document["groups"]}  # not other names of groups: a big cat is called cat, too
+        tops = frozenset(synset.offset for synset in leaves if synset)
+        below = frozenset(offset for offset in concepts.wordnet.synsets if concepts.wordnet.ancestors(offset) & tops)
+        return cls(frozenset(document["leaves"]), frozenset(synset.offset for synset in found), frozenset(words), below)
 
     def __contains__(self, concept: Concept) -> bool:
         named = {form.lower() for name in concept.names for form in (name.singular, name.plural)}
-        return bool(concept.kinds & self.synsets or concept.labels & self.labels and len(concept.labels) == 1
-                    or named & self.words)
+        return bool(concept.kinds & (self.synsets | self.below) or named & self.words
+                    or concept.labels & self.labels and len(concept.labels) == 1)
 
 
 def noun_name(lemma: str, lexicographer: int) -> Name:

@@ -1,6 +1,6 @@
 """Policies composed from words and frames: each subject gets the word, action or answer of its side.
 
-The bank (wordings.py) holds whole phrases; here a voice is drawn, such as lines with one of a hundred pairs of labels,
+The bank (wordings.py) holds whole phrases; here a voice is drawn, such as lines with one of 490 pairs of labels,
 or questions with answers, or classes that are defined first, and says of every subject in turn whether it is allowed.
 Both sides and both orders come equally often, and word and frame meet anew each time: what decides the verdict can only
 be read.

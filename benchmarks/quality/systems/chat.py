@@ -2,7 +2,7 @@
 behind an OpenAI-compatible endpoint such as vLLM's.
 
     qwen2.5-vl-7b                                   by its name on the Hugging Face hub
-    safeguard-vl-sft:runs/7b-sft/merged             from a folder
+    safeguard-vl-sft:runs/7b-sft/sft/model             from a folder
     qwenguard-7b@http://127.0.0.1:8000/v1           served; start vLLM with the model under its name on the hub
 """
 

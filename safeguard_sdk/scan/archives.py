@@ -48,7 +48,7 @@ def zip_items(file: BinaryIO, path: str, sieve: Sieve, within: str | None = None
 def tar_items(file: BinaryIO, path: str, sieve: Sieve, within: str | None = None) -> Iterator[Item]:
     """Items of a tar archive, compressed or not, in one pass. Links, devices and pipes in it are passed over."""
     try:
-        with tarfile.open(fileobj=file, mode="r|*", errors="surrogateescape") as archive:
+        with tarfile.open(fileobj=file, mode="r|*", errors="surrogateescape", tarinfo=_Header) as archive:
             while (entry := archive.next()) is not None:
                 archive.members.clear()  # tarfile keeps all headers
                 if entry.isfile():
@@ -59,6 +59,20 @@ def tar_items(file: BinaryIO, path: str, sieve: Sieve, within: str | None = None
                     sieve.passed["a link or a device"] += 1
     except READ_ERRORS as error:  # what follows cannot be found any more
         yield broken(path, within, error)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is cut or broken, or missing where the end is not marked, is an error: tarfile takes each for the
+    end of the archive, and nobody would know of what follows."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:
+            if archive.offset == 0:
+                raise  # no tar at all, says tarfile
+            raise tarfile.ReadError(f"the end is missing: {error}") from error
 
 
 def _member(content: BinaryIO, size: int, path: str, member: str, nested: bool,

@@ -28,7 +28,8 @@ BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u0
                            "|(?<=[A-Za-z])(?<!\\\\[A-Za-z])[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 # In what is said to be plain text: the key `rules`, and below it `id`, either in quotes or not.
-YAML_POLICY = re.compile(r"^['\"]?rules['\"]?\s*:.*^\s*(?:-\s+|[{[,]\s*)*['\"]?id['\"]?\s*:", re.MULTILINE | re.DOTALL)
+YAML_POLICY = re.compile(r"^['\"]?rules['\"]?\s*:.*(?:^\s*(?:-\s+)?|[{,]\s*)['\"]?id['\"]?\s*:",
+                         re.MULTILINE | re.DOTALL)
 
 _TAG = "tag:yaml.org,2002:"
 _READ_AS = {_TAG + "bool": "true/false", _TAG + "int": "a number", _TAG + "float": "a number",

@@ -26,7 +26,8 @@ def truth(concepts, rule: Rule, *labels: str, sources_of: dict | None = None) ->
 
 
 @pytest.mark.parametrize("labels, broken", [
-    (["eagle"], True), (["bird"], True), (["dog"], False), ([], False), (["dog", "owl"], True)])
+    (["eagle"], True), (["bird"], True), (["dog"], False), (["dog", "owl"], True),
+    ([], None)])  # nobody has labelled it
 def test_a_rule_is_broken_by_any_kind_of_what_it_forbids(concepts, labels, broken):
     assert truth(concepts, Rule("birds", forbids="birds"), *labels) is broken
 

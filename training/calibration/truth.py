@@ -88,11 +88,13 @@ def breaks(concepts: Concepts, photo: Photo, forbidden: list[Concept], allowed: 
 
     A label that an exception covers excuses itself only: a toy gun is no gun, but it excuses no gun beside it.
     """
+    if not photo.labels:
+        return None
     excuses = {label: [concepts.truth(one, concepts.shown(frozenset({label}), photo.source)) for one in allowed]
                for label in photo.labels}
     not_excused = frozenset(label for label, truths in excuses.items() if True not in truths)
     surely_not = frozenset(label for label, truths in excuses.items() if not {True, None} & set(truths))
-    found, surely = ([concepts.truth(one, concepts.shown(labels, photo.source)) for one in forbidden]
+    found, surely = ([concepts.truth(one, concepts.shown(labels, photo.source)) for one in forbidden if labels]
                      for labels in (not_excused, surely_not))
     if True in surely:
         return True

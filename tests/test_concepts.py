@@ -55,8 +55,8 @@ def test_no_name_of_a_group_nor_of_a_scenario_has_a_held_out_concept_in_it(conce
     names = [name for group in concepts.groups.values() for name in group.names]
     texts = [form for name in names for form in (name.singular, name.plural)]
     texts += [said for scenario in (*scenarios.harmful, *scenarios.harmless) for said in scenario.says]
-    words = heldout.labels - {"tiger"}
-    assert [text for text in texts for word in words if f" {word} " in f" {text} " or f" {word}s " in f" {text} "] == []
+    assert [text for text in texts for word in heldout.labels
+            if f" {word} " in f" {text} " or f" {word}s " in f" {text} "] == []
 
 
 def test_cats_are_not_held_out_with_the_big_cats(concepts):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -135,12 +136,12 @@ def test_a_finished_run_started_again_trains_no_further(tmp_path, finished, sour
 def test_a_stop_while_a_checkpoint_is_written_leaves_the_former_one_whole(tmp_path, monkeypatch, sources, exam):
     written = []
 
-    def save(state: dict, path: Path) -> None:
+    def save(state: dict, file: BinaryIO) -> None:
         if len(written) == 2:
-            path.write_bytes(b"half of a checkpo")
+            file.write(b"half of a checkpo")
             raise Stopped
         written.append(state["step"])
-        torch_save(state, path)
+        torch_save(state, file)
 
     torch_save = torch.save
     monkeypatch.setattr(torch, "save", save)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
+from safeguard_sdk.durable import open_durably
 from training.errors import TrainingError
 
 RUN = "run.json"
@@ -28,17 +27,8 @@ def check_same_run(folder: Path, run: dict) -> bool:
     return True
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    """As save_whole, a .npy file."""
-    beside = path.with_suffix(".partial")
-    with open(beside, "wb") as file:
-        np.save(file, array)
-    beside.replace(path)
-
-
 def save_whole(path: Path, state: dict) -> None:
-    """Write weights beside, then rename: a stop in between leaves the former file whole."""
+    """Write weights: a stop in between leaves the former file whole."""
     import torch  # a recaption by an endpoint does without
-    beside = path.with_suffix(".partial")
-    torch.save(state, beside)
-    beside.replace(path)
+    with open_durably(path) as file:
+        torch.save(state, file)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from safeguard_sdk.durable import open_durably
 from safeguard_sdk.engine.tags import Encode, TagTable, image_tokens, read_tags
 from training.assets import fetch_wordnet
 from training.errors import TrainingError
@@ -36,7 +37,7 @@ from training.policyflip.scenes import PhotoWorld, Scene, WordWorld
 from training.policyflip.voices import Voices
 from training.policyflip.wordings import Bank
 from training.recipe_file import read_recipe, within
-from training.runs import save_array, save_whole
+from training.runs import save_whole
 from training.wordnet import WordNet
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -190,7 +191,9 @@ def see(folder: Path, out: Path, concepts: Concepts, heldout: Heldout, recipe: R
         tagger, folds, quality = train_taggers(plan, concepts, photos, features, recipe.seed)
         (out / "head_quality.json").write_text(json.dumps(quality, indent=1), encoding="utf-8")
         torch.save({"groups": plan.groups, "head": tagger.head.state_dict(), "table": vars(plan.table)}, tagger_file)
-        save_array(cached, tag_photos(tagger, folds, photos, features))
+        tags = tag_photos(tagger, folds, photos, features)
+        with open_durably(cached) as file:
+            np.save(file, tags)
     probabilities = np.load(cached, mmap_mode="r")
     if len(probabilities) != len(photos):
         raise TrainingError(f"{cached} holds {len(probabilities)} photos, {folder} has {len(photos)}; "

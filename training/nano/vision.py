@@ -15,6 +15,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from torch import nn
 
+from safeguard_sdk.durable import open_durably
 from safeguard_sdk.image import SquareGeometry, decode_image, to_pixel_values
 from training.assets import efficientnet_lite2_file
 from training.photos import Photo
@@ -59,16 +60,9 @@ def photo_features(photos: list[Photo], folder: Path, views: int) -> np.ndarray:
             if count % 500 == 0 or count == len(missing):
                 print(f"features: {count} of {len(missing)} photos", flush=True)
             if count % 2000 == 0 or count == len(missing):
-                _save(cache, known)
+                with open_durably(cache) as file:  # a stop loses what came since the last time, and no more
+                    np.savez(file, **known)
     return np.stack([known[photo.sha256] for photo in photos])
-
-
-def _save(cache: Path, known: dict[str, np.ndarray]) -> None:
-    """Beside and renamed: a stop loses what came since the last time, and no more."""
-    beside = cache.with_suffix(".partial")
-    with open(beside, "wb") as file:
-        np.savez(file, **known)
-    beside.replace(cache)
 
 
 def _views(session: onnxruntime.InferenceSession, photo: Photo, views: int) -> np.ndarray:

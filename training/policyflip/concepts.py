@@ -78,10 +78,11 @@ class Concepts:
     def named(self, name: str) -> Shown | None:
         """What is to be seen where no more is known than its name; None if no group, label or noun is called so."""
         if name not in self._named:
-            shown, group = self.shown(frozenset({name})), self._groups_by_name.get(name)
-            if group is not None:
-                shown = Shown(frozenset(), frozenset(), frozenset(), "", group)
-            self._named[name] = shown if group or shown.synsets or name in self._labels else None
+            if (group := self._groups_by_name.get(name)) is not None:
+                self._named[name] = Shown(frozenset(), frozenset(), frozenset(), "", group)
+            else:
+                shown = self.shown(frozenset({name}))
+                self._named[name] = shown if shown.synsets or name in self._labels else None
         return self._named[name]
 
     def synset_of_label(self, label: str) -> Synset | None:
@@ -115,10 +116,7 @@ class Concepts:
         """Of a group by name: True or False where it is so of all that belongs to the group."""
         if concept.id == group.id:
             return True
-        members = [self.shown(frozenset({label})) for label in sorted(group.labels)]
-        members += [Shown(frozenset(), frozenset({kind}), self.wordnet.ancestors(kind), "")
-                    for kind in sorted(group.kinds)]
-        values = {self.truth(concept, member) for member in members}
+        values = {self.truth(concept, member) for member in self._members[group.id]}
         return values.pop() if len(values) == 1 else None
 
     def _sure_kinds(self, concept: Concept, shown: Shown) -> frozenset[str]:
@@ -131,6 +129,13 @@ class Concepts:
     @cached_property
     def _named(self) -> dict[str, Shown | None]:
         return {}
+
+    @cached_property
+    def _members(self) -> dict[str, list[Shown]]:
+        """What each group has labels and kinds for, one by one."""
+        return {group.id: [*(self.shown(frozenset({label})) for label in group.labels),
+                           *(Shown(frozenset(), frozenset({kind}), self.wordnet.ancestors(kind), "")
+                             for kind in group.kinds)] for group in self.groups.values()}
 
     @cached_property
     def _groups_by_name(self) -> dict[str, Concept]:
